@@ -1,0 +1,91 @@
+"""How an image file becomes a uint8 RGB patch; training, calibration, verification and inference all use it.
+
+One rule for every room:
+
+- TIFF, PNG, JPEG and BMP, told by content, one page each.
+- 8-bit RGB as it is; grey and black-and-white become three equal channels; a palette is looked up; an alpha
+  channel is dropped when it is opaque everywhere, else the patch is refused. 16 bits a channel in RGB keep
+  their high byte; 16-bit and floating-point grey, CMYK, YCbCr, Lab and HSV are refused by name.
+- EXIF orientation and ICC profiles are ignored: scanners and patch extractors write pixels as they are meant.
+- A patch has the model's size, else it is refused with its own size, or resized when that was asked for.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from histo_runtime.errors import PatchError
+
+IMAGE_SUFFIXES = frozenset({".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp"})
+_FORMATS = ("TIFF", "PNG", "JPEG", "BMP")
+_RESIZE_LIMIT = 64_000_000  # pixels; what is larger is a slide or a decompression bomb, not a patch
+_PLAIN_MODES = frozenset({"RGB", "L", "1"})
+_ALPHA_MODES = frozenset({"RGBA", "LA", "PA"})
+
+
+def read_patch(source: str | Path | bytes, *, size: int, resize: bool = False) -> NDArray[np.uint8]:
+    """Decode one image file, given by path or by its bytes.
+
+    Args:
+        source: path of the file, or the bytes of one.
+        size: side of the patch in pixels.
+        resize: scale an image of another size (bicubic, aspect ratio not kept) instead of refusing it.
+
+    Returns:
+        uint8 `[size, size, 3]`, RGB, rows from the top.
+
+    Raises:
+        PatchError: missing, unreadable, truncated, not an image, of an unsupported mode or the wrong size.
+    """
+    try:
+        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+    except (OSError, ValueError) as error:
+        raise PatchError(f"can't be read: {getattr(error, 'strerror', None) or error}") from error
+    if not data:
+        raise PatchError("is empty (0 bytes)")
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            return patch_from_image(image, size=size, resize=resize)
+    except PatchError:
+        raise
+    except UnidentifiedImageError as error:
+        raise PatchError("is not a TIFF, PNG, JPEG or BMP image") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's decoders raise almost anything on damaged data
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise PatchError(f"is damaged: {reason}") from error
+
+
+def patch_from_image(image: Image.Image, *, size: int, resize: bool = False) -> NDArray[np.uint8]:
+    """Turn a PIL image into a patch by the rule of this module; arguments and errors as in `read_patch`."""
+    width, height = image.size
+    wrong_size = (width, height) != (size, size)
+    if wrong_size and not resize:
+        raise PatchError(f"is {width}x{height} pixels, the model takes {size}x{size} (--resize scales it)")
+    if width * height > _RESIZE_LIMIT:
+        raise PatchError(f"is {width}x{height} pixels, too large to be a patch")
+    if getattr(image, "n_frames", 1) > 1:
+        raise PatchError(f"has {getattr(image, 'n_frames', 1)} pages, a patch has one")
+    rgb = _to_rgb(image)
+    if wrong_size:
+        rgb = rgb.resize((size, size), Image.Resampling.BICUBIC)
+    return np.array(rgb, dtype=np.uint8)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "P":
+        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+    if image.mode in _ALPHA_MODES:
+        lowest = image.convert("RGBA").getextrema()[3][0]
+        if lowest != 255:
+            raise PatchError("has transparent pixels: flatten it on its background first")
+        return image.convert("RGBA").convert("RGB")
+    if image.mode not in _PLAIN_MODES:
+        raise PatchError(f"has colour mode {image.mode}: convert it to 8-bit RGB")
+    return image.convert("RGB")

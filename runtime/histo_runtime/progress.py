@@ -1,0 +1,74 @@
+"""Progress of long work on stderr: one line that is rewritten on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TextIO
+
+_TERMINAL_INTERVAL = 0.2  # seconds between redraws
+_PLAIN_INTERVAL = 15.0  # seconds between lines in a log file
+
+
+class Progress:
+    """Counts done and failed items of a known total, and says how fast and how long still.
+
+    Use as a context manager; `stream` defaults to stderr, `quiet` prints nothing at all.
+    """
+
+    def __init__(
+        self, total: int, *, unit: str = "patches", quiet: bool = False, stream: TextIO | None = None
+    ) -> None:
+        self.total = total
+        self.done = 0
+        self.failed = 0
+        self._unit = unit
+        self._quiet = quiet
+        self._stream = stream or sys.stderr
+        self._terminal = self._stream.isatty()
+        self._started = self._last = time.monotonic()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        if self._terminal and not self._quiet:
+            self._write(self._line(), end="\n")
+
+    def advance(self, *, failed: bool = False) -> None:
+        """Count one item."""
+        self.done += 1
+        self.failed += failed
+        now = time.monotonic()
+        if self._quiet or now - self._last < (_TERMINAL_INTERVAL if self._terminal else _PLAIN_INTERVAL):
+            return
+        self._last = now
+        self._write(self._line(), end="" if self._terminal else "\n")
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self._started
+
+    @property
+    def rate(self) -> float:
+        """Items per second since the start."""
+        return self.done / max(self.elapsed, 1e-9)
+
+    def _line(self) -> str:
+        share = f"{self.done}/{self.total} {self._unit}"
+        failed = f", {self.failed} failed" if self.failed else ""
+        left = (self.total - self.done) / max(self.rate, 1e-9)
+        remaining = f", {_duration(left)} left" if self.done < self.total else ""
+        return f"{share}{failed}, {self.rate:.1f}/s{remaining}"
+
+    def _write(self, line: str, *, end: str) -> None:
+        # "\x1b[K" clears what a longer line before left behind.
+        self._stream.write((f"\r{line}\x1b[K" if self._terminal else line) + end)
+        self._stream.flush()
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
