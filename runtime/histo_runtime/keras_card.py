@@ -1,4 +1,4 @@
-"""The card inside a Keras file: the attribute `histo_card` of an `.h5`, the member `histo_card.json` of a `.keras`.
+"""The card inside a Keras file: attribute `histo_card` of an `.h5`, member `histo_card.json` of a `.keras`.
 
 Training writes it there and export picks it up; golden patches belong to the ONNX file and are left out.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -24,7 +25,7 @@ class BinaryMetrics:
 
     def to_dict(self) -> dict[str, float | int | None]:
         """Return the figures for JSON: NaN, which JSON does not have, becomes None."""
-        return {name: None if value != value else value for name, value in asdict(self).items()}
+        return {name: None if math.isnan(value) else value for name, value in asdict(self).items()}
 
 
 def _as_binary(labels: ArrayLike) -> NDArray[np.bool_]:

@@ -82,8 +82,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "P":
         image = image.convert("RGBA" if "transparency" in image.info else "RGB")
     if image.mode in _ALPHA_MODES:
-        lowest = image.convert("RGBA").getextrema()[3][0]
-        if lowest != 255:
+        alpha = np.asarray(image.convert("RGBA"))[..., 3]
+        if alpha.min() != 255:
             raise PatchError("has transparent pixels: flatten it on its background first")
         return image.convert("RGBA").convert("RGB")
     if image.mode not in _PLAIN_MODES:

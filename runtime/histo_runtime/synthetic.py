@@ -42,7 +42,11 @@ def _patch(rng: np.random.Generator, *, tumour: bool) -> NDArray[np.uint8]:
     haematoxylin = 0.03 + 0.06 * _smooth_noise(rng, cells=8)
     for _ in range(rng.integers(10, 30)):  # lymphocytes: small, round, dark
         _add_nucleus(
-            rng, haematoxylin, rng.uniform(0, SIZE, 2), radius=rng.uniform(2.5, 4.0), density=rng.uniform(0.7, 1.1)
+            rng,
+            haematoxylin,
+            rng.uniform(0, SIZE, 2),
+            radius=rng.uniform(2.5, 4.0),
+            density=rng.uniform(0.7, 1.1),
         )
     if tumour:
         for _ in range(rng.integers(2, 4)):
@@ -53,7 +57,7 @@ def _patch(rng: np.random.Generator, *, tumour: bool) -> NDArray[np.uint8]:
     stain = rng.normal(1.0, 0.12, 2)  # staining differs from slide to slide
     density = stain[0] * haematoxylin[..., None] * HAEMATOXYLIN + stain[1] * eosin[..., None] * EOSIN
     light = 255.0 * np.exp(-density) + rng.normal(0.0, 3.0, (SIZE, SIZE, 3))
-    return light.clip(0, 255).astype(np.uint8)
+    return np.asarray(light.clip(0, 255), dtype=np.uint8)
 
 
 def _inside_centre(rng: np.random.Generator) -> NDArray[np.float64]:

@@ -84,7 +84,14 @@ def merge_views(logits: NDArray[np.float32], activation: str, merge: str) -> NDA
     """
     if merge == "gmean":
         return activate(logits.mean(axis=1), activation)
-    reduce = {"mean": np.mean, "max": np.max, "median": np.median}.get(merge)
-    if reduce is None:
-        raise InputError(f"unknown merge {merge!r}: choose from {', '.join(MERGES)}")
-    return np.asarray(reduce(activate(logits, activation), axis=1), dtype=logits.dtype)
+    each = activate(logits, activation)
+    match merge:
+        case "mean":
+            merged = each.mean(axis=1)
+        case "max":
+            merged = each.max(axis=1)
+        case "median":
+            merged = np.median(each, axis=1)
+        case _:
+            raise InputError(f"unknown merge {merge!r}: choose from {', '.join(MERGES)}")
+    return np.asarray(merged, dtype=logits.dtype)

@@ -1,0 +1,54 @@
+"""Import TensorFlow and both Keras generations quietly, or say which line installs them."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+from histo_runtime.errors import missing_extra
+
+
+def prepare() -> None:
+    """Set what has to stand before TensorFlow and Keras are imported: quiet logs, TensorFlow as backend.
+
+    Exporting traces a TensorFlow function, so `KERAS_BACKEND` of the user's shell does not count here.
+    """
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    for name in ("tensorflow", "tf2onnx", "absl", "tf_keras"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def import_tensorflow() -> Any:
+    """Import TensorFlow."""
+    prepare()
+    try:
+        import tensorflow
+    except ImportError as error:
+        raise missing_extra("tensorflow", "cpu,export", "exporting a model") from error
+    return tensorflow
+
+
+def import_keras(generation: int) -> Any:
+    """Import the Keras of a generation: 2 is the package tf_keras, 3 is keras."""
+    prepare()
+    try:
+        if generation == 2:
+            import tf_keras as keras
+        else:
+            import keras
+    except ImportError as error:
+        package = "tf_keras" if generation == 2 else "keras"
+        raise missing_extra(package, "cpu,export", f"a model saved by Keras {generation}") from error
+    return keras
+
+
+def import_tf2onnx() -> Any:
+    """Import tf2onnx."""
+    prepare()
+    try:
+        import tf2onnx
+    except ImportError as error:
+        raise missing_extra("tf2onnx", "cpu,export", "exporting a model") from error
+    return tf2onnx

@@ -1,0 +1,193 @@
+"""The commands `histo-infer` and `histo-doctor`."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from histo_runtime.command import EXIT_FAILED, EXIT_SOME_PATCHES_FAILED, HistoCommand, say
+
+if TYPE_CHECKING:
+    from histo_runtime.doctor import Check
+    from histo_runtime.scoring import Summary
+
+_MODEL_VARIABLE = "HISTO_MODEL"
+_DEFAULT_MODEL = "model.onnx"
+_FAILURES_SHOWN = 5
+
+
+@click.command("histo-infer", cls=HistoCommand)
+@click.argument("patches", nargs=-1, required=True)
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path),
+    help=f"ONNX file by histo-export.  [default: ${_MODEL_VARIABLE}, else ./{_DEFAULT_MODEL}]",
+)
+@click.option(
+    "-o",
+    "--output",
+    default="./predictions.csv",
+    show_default=True,
+    help="A .csv file, or - for stdout. NAME.run.json with settings and counts is written beside it.",
+)
+@click.option(
+    "--format",
+    "table_format",
+    type=click.Choice(["table", "kaggle"]),
+    default="table",
+    show_default=True,
+    help="table: path,label,probability,std,views,error. kaggle: id,label with the probability as label.",
+)
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="auto|cpu|cuda|cuda:N",
+    help="auto takes CUDA when it really runs, else the CPU; a named device never falls back.",
+)
+@click.option(
+    "--tta",
+    type=click.Choice(["full", "none"]),
+    default="full",
+    show_default=True,
+    help="full: every view of the model, merged. none: the patch as it is.",
+)
+@click.option("--batch-size", type=click.IntRange(1), help="Views computed at once.  [default: by device]")
+@click.option("--threads", type=click.IntRange(1), help="Threads of one inference.  [default: all processors]")
+@click.option("--workers", type=click.IntRange(1), help="Threads that decode.  [default: processors, at most 8]")
+@click.option(
+    "--threshold",
+    type=click.FloatRange(0, 1),
+    help="Positive from this probability on.  [default: the model's]",
+)
+@click.option(
+    "--labels",
+    metavar="CSV|folders",
+    help="True labels, for AUC, accuracy, sensitivity and specificity: a CSV with label and path or id, or the"
+    " name of the folder each patch lies in (0 and 1, or class names).",
+)
+@click.option("--resize", is_flag=True, help="Scale patches of another size instead of failing them.")
+@click.option("--overwrite", is_flag=True, help="Replace the output when it exists.")
+@click.option("--quiet", is_flag=True, help="No progress on stderr.")
+@click.option("--json", "as_json", is_flag=True, help="Print a summary as one JSON object on stdout.")
+def infer(
+    patches: tuple[str, ...],
+    model: Path | None,
+    output: str,
+    table_format: str,
+    device: str,
+    tta: str,
+    batch_size: int | None,
+    threads: int | None,
+    workers: int | None,
+    threshold: float | None,
+    labels: str | None,
+    resize: bool,
+    overwrite: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Score PATCHES with an exported model.
+
+    PATCHES are folders (searched recursively), image files (TIFF, PNG, JPEG, BMP) and CSV files with a path
+    column. A patch that can't be scored is a row with its reason, and the exit code is 3.
+
+    \b
+    Examples:
+      histo-infer patches/ --model model.onnx
+      histo-infer valid/ --labels folders -o valid.csv
+      histo-infer test/ --format kaggle -o submission.csv
+    """
+    from histo_runtime.classifier import PatchClassifier
+    from histo_runtime.labels import read_labels
+    from histo_runtime.results import STDOUT, check_table
+    from histo_runtime.scoring import RunOptions, score
+    from histo_runtime.sources import find_patches
+
+    if as_json and output == STDOUT:
+        raise click.UsageError("--json and -o - both write to stdout: give -o a file")
+    check_table(output, overwrite=overwrite)
+    found = find_patches(patches)
+    if found.others:
+        say(f"{found.others} files are no images by their suffix and are left out")
+    classifier = PatchClassifier(
+        _model_path(model),
+        device=device,
+        threads=threads,
+        batch_size=batch_size,
+        threshold=threshold,
+        resize=resize,
+    )
+    truth = None if labels is None else read_labels(labels, found.files, classifier.card.classes)
+    if truth is not None and len(truth) < len(found.files):
+        say(f"{len(found.files) - len(truth)} of {len(found.files)} patches have no label")
+    say(f"{len(found.files)} patches, {classifier!r}")
+    options = RunOptions(output, table_format, tta, workers, quiet)
+    summary = score(classifier, found, options, truth)
+    _report(summary, output, as_json=as_json)
+    if summary.failed:
+        raise SystemExit(EXIT_SOME_PATCHES_FAILED)
+
+
+@click.command("histo-doctor", cls=HistoCommand)
+@click.argument("model", metavar="[ONNX]", type=click.Path(path_type=Path), required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as one JSON object on stdout.")
+def doctor(model: Path | None, as_json: bool) -> None:
+    """Check this machine and the model file ONNX, and read its card aloud.
+
+    Every line says PASS, WARN or FAIL; what is not PASS comes with the line that mends it. Exit code 1 when
+    something failed.
+    """
+    from dataclasses import asdict
+
+    from histo_runtime.classifier import PatchClassifier
+    from histo_runtime.doctor import check_machine, check_model, read_aloud
+
+    checks = list(check_machine())
+    card = None
+    if model is not None:
+        checks += check_model(model)
+        if not any(check.status == "FAIL" for check in checks):
+            card = PatchClassifier(model, device="cpu").card
+    if as_json:
+        card_json = card.replace(golden=()).to_dict() if card else None
+        click.echo(json.dumps({"checks": [asdict(check) for check in checks], "card": card_json}))
+    else:
+        for heading, text in read_aloud(card) if card else ():
+            click.echo(f"{heading:<15}{text}")
+        for check in checks:
+            _print_check(check)
+    if any(check.status == "FAIL" for check in checks):
+        raise SystemExit(EXIT_FAILED)
+
+
+def _model_path(option: Path | None) -> Path:
+    return option or Path(os.environ.get(_MODEL_VARIABLE) or _DEFAULT_MODEL)
+
+
+def _report(summary: Summary, output: str, *, as_json: bool) -> None:
+    """Say how it went on stderr, and print the metrics where results belong."""
+    from histo_runtime.results import STDOUT
+
+    for name, reason in summary.failures[:_FAILURES_SHOWN]:
+        say(f"failed: {name} {reason}")
+    if summary.failed > _FAILURES_SHOWN:
+        say(f"... and {summary.failed - _FAILURES_SHOWN} more, see the error column")
+    where = "" if output == STDOUT else f" -> {output}"
+    say(f"{summary.done} done, {summary.failed} failed, {summary.patches_per_second:.1f} patches/s{where}")
+    if as_json:
+        click.echo(json.dumps(summary.to_dict(output)))
+    elif summary.metrics:
+        for name, value in summary.metrics.items():
+            text = f"{value:.4f}" if isinstance(value, float) else str(value)
+            click.echo(f"{name:<12} {text}", err=output == STDOUT)
+
+
+def _print_check(check: Check) -> None:
+    click.echo(f"{check.status}  {check.subject}: {check.finding}")
+    if check.remedy:
+        click.echo(f"      {check.remedy}")

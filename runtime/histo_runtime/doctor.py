@@ -1,0 +1,139 @@
+"""Look at this machine and a model file, and say PASS, WARN or FAIL with the line that mends it."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from histo_runtime.card import ModelCard
+from histo_runtime.classifier import PatchClassifier
+from histo_runtime.device import import_onnxruntime, usable_threads
+from histo_runtime.errors import HistoError
+from histo_runtime.golden import TOLERANCE, replay_golden
+
+_TIMED_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding: what was looked at, what was seen, and for WARN and FAIL what to do."""
+
+    status: Literal["PASS", "WARN", "FAIL"]
+    subject: str
+    finding: str
+    remedy: str = ""
+
+
+def check_machine() -> Iterator[Check]:
+    """Check Python, the packages and onnxruntime."""
+    yield Check("PASS", "system", f"{platform.platform()}, {usable_threads()} usable processors")
+    yield Check("PASS", "python", f"{platform.python_version()} ({sys.executable})")
+    packages = ("numpy", "pillow", "click", "pandas")
+    yield Check("PASS", "packages", ", ".join(f"{name} {version(name)}" for name in packages))
+    yield from _check_onnxruntime()
+
+
+def check_model(model: Path) -> Iterator[Check]:
+    """Check that a model opens, runs, answers its golden patches and how fast it is."""
+    try:
+        classifier = PatchClassifier(model)
+    except HistoError as error:
+        yield Check("FAIL", "model", str(error), "see the message")
+        return
+    yield Check("PASS", "model", f"{model}: card valid, SHA-256 {classifier.sha256}")
+    yield Check("PASS", "device", f"a warm-up run succeeded on {classifier.device}")
+    yield _check_golden(classifier)
+    yield Check("PASS", "speed", f"{_patches_per_second(classifier):.1f} patches/s, {_views(classifier.card)}")
+
+
+def read_aloud(card: ModelCard) -> list[tuple[str, str]]:
+    """Return what a card says, as pairs of a heading and plain words."""
+    scaling = {"unit": "x / 255", "tf": "x / 127.5 - 1", "caffe": "BGR minus ImageNet mean", "raw": "none"}
+    microns = f", {card.microns_per_pixel:g} microns per pixel" if card.microns_per_pixel else ""
+    lines = [
+        (
+            "model",
+            f"{card.name}, version {card.version}, {card.precision}, made {card.created or 'at an unknown time'}",
+        ),
+        ("input", f"{card.size} x {card.size} pixels RGB{microns}, scaling {scaling[card.scaling]}"),
+        ("classes", ", ".join(card.classes)),
+        ("label", f"{card.label_rule or '-'}; threshold {card.threshold:g} ({card.threshold_rule})"),
+        ("views", _views(card)),
+        ("temperature", f"{card.temperature:g}"),
+    ]
+    if card.parity:
+        lines.append(
+            (
+                "against Keras",
+                f"largest difference {card.parity.get('merged', '?')} on {card.parity.get('on', '?')}",
+            )
+        )
+    lines += [("metric", ", ".join(f"{key} {value}" for key, value in metric.items())) for metric in card.metrics]
+    lines += [(key, text) for key, text in (("data", card.data), ("licence", card.licence)) if text]
+    return [*lines, ("intended use", card.intended_use)]
+
+
+def _views(card: ModelCard) -> str:
+    names = ", ".join(view if isinstance(view, str) else str(view.get("name", "affine")) for view in card.views)
+    return f"{len(card.views)} ({card.policy}: {names}), merged by {card.merge}"
+
+
+def _check_onnxruntime() -> Iterator[Check]:
+    wheels = [name for name in ("onnxruntime", "onnxruntime-gpu") if _installed(name)]
+    try:
+        ort = import_onnxruntime()
+    except HistoError as error:
+        yield Check("FAIL", "onnxruntime", "not installed", str(error))
+        return
+    if len(wheels) == 2:
+        yield Check(
+            "WARN",
+            "onnxruntime",
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other",
+            "pip uninstall onnxruntime onnxruntime-gpu, then install one",
+        )
+        return
+    providers = ", ".join(ort.get_available_providers())
+    yield Check("PASS", "onnxruntime", f"{ort.__version__}, built with {providers}")
+
+
+def _installed(package: str) -> bool:
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def _check_golden(classifier: PatchClassifier) -> Check:
+    tolerance = TOLERANCE[classifier.card.precision]
+    try:
+        difference = replay_golden(classifier)
+    except HistoError as error:
+        return Check("FAIL", "golden patches", str(error), "export the model again with histo-export")
+    if difference is None:
+        return Check("WARN", "golden patches", "the card has none", "export the model again with histo-export")
+    finding = f"largest difference from the file's own answers {difference:.2g}, allowed {tolerance:g}"
+    if difference > tolerance:
+        remedy = "this device computes the model wrongly: do not use it; try --device cpu, or another onnxruntime"
+        return Check("FAIL", "golden patches", finding, remedy)
+    return Check("PASS", "golden patches", finding)
+
+
+def _patches_per_second(classifier: PatchClassifier) -> float:
+    size = classifier.card.size
+    count = max(1, classifier.batch_size // len(classifier.card.views))
+    batch = np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8)
+    done, started = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - started) < _TIMED_SECONDS:
+        classifier.predict(batch)
+        done += count
+    return done / elapsed

@@ -1,0 +1,62 @@
+"""Files are written aside and renamed: at no moment does a half-written file bear the name that was asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from histo_runtime.errors import OutputError
+
+
+def check_output(path: Path, *, overwrite: bool) -> None:
+    """Refuse an output before any work is done for it.
+
+    Raises:
+        OutputError: it exists and may not be overwritten, or its folder is missing or not writable.
+    """
+    if path.is_dir():
+        raise OutputError(f"{path}: is a folder: name a file in it")
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path}: exists already: choose another name or add --overwrite")
+    if not path.parent.is_dir():
+        raise OutputError(f"{path}: the folder {path.parent} does not exist: make it first")
+    probe = aside(path)
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OutputError(f"{path}: can't be written ({error.strerror}): choose another folder") from error
+
+
+def aside(path: Path) -> Path:
+    """Name the temporary neighbour of a file: same folder, hidden, same suffix, unique to this process."""
+    return path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+
+
+@contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """Yield a temporary path to write to; it takes the name `path` when the body succeeds, else it is removed.
+
+    Raises:
+        OutputError: the file can't be written, renamed, or the disk is full.
+    """
+    temporary = aside(path)
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)  # noqa: PTH105 - atomic on every system
+    except OSError as error:
+        raise OutputError(f"{path}: can't be written ({error.strerror or error})") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def sha256_of(path: Path) -> str:
+    """Compute the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,105 @@
+"""What a model says about patches: arrays for a batch (`Predictions`), a row for one patch (`Prediction`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from histo_runtime.card import ModelCard
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One patch: either a probability or the reason why there is none.
+
+    Attributes:
+        name: the patch's path or place, as a text.
+        label: name of the class, None when failed.
+        probability: of the positive class (sigmoid) or of `label` (softmax), None when failed.
+        std: standard deviation of that probability over the views, 0 for one view, None when failed.
+        views: how many views were run, 0 when failed.
+        error: why the patch failed, empty when it did not.
+        class_probability: one number a class, for softmax models only.
+    """
+
+    name: str
+    label: str | None = None
+    probability: float | None = None
+    std: float | None = None
+    views: int = 0
+    error: str = ""
+    class_probability: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predictions for N patches under V views.
+
+    Attributes:
+        label: class names, `[N]`.
+        probability: float32 `[N]`, of the positive class (sigmoid) or of `label` (softmax).
+        std: float32 `[N]`, standard deviation of that probability over the views.
+        view_probability: float32 `[N, V]`, or `[N, V, C]` for softmax.
+        class_probability: float32 `[N, C]` for softmax, else None.
+        view_names: the V views, in order.
+    """
+
+    label: NDArray[np.str_]
+    probability: NDArray[np.float32]
+    std: NDArray[np.float32]
+    view_probability: NDArray[np.float32]
+    class_probability: NDArray[np.float32] | None
+    view_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.probability)
+
+    def row(self, index: int, name: str) -> Prediction:
+        """Return patch `index` as a row called `name`."""
+        per_class = None if self.class_probability is None else tuple(self.class_probability[index].tolist())
+        return Prediction(
+            name=name,
+            label=str(self.label[index]),
+            probability=float(self.probability[index]),
+            std=float(self.std[index]),
+            views=len(self.view_names),
+            class_probability=per_class,
+        )
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a DataFrame with a row a patch: label, probability, std, views."""
+        import pandas as pd
+
+        columns: dict[str, Any] = {"label": self.label, "probability": self.probability, "std": self.std}
+        return pd.DataFrame({**columns, "views": np.full(len(self), len(self.view_names))})
+
+
+def interpret(
+    card: ModelCard,
+    probability: NDArray[np.float32],
+    view_probability: NDArray[np.float32],
+    view_names: tuple[str, ...],
+    *,
+    threshold: float,
+) -> Predictions:
+    """Turn the two outputs of a model into labels and probabilities by the rule of its card.
+
+    A sigmoid's patch is positive when `probability >= threshold`; a softmax's label is its largest class.
+    """
+    classes = np.array(card.classes)
+    if card.activation == "sigmoid":
+        label = classes[(probability >= np.float32(threshold)).astype(np.intp)]
+        std = view_probability.std(axis=1)
+        return Predictions(label, probability, std, view_probability, None, view_names)
+    largest = probability.argmax(axis=1)
+    rows = np.arange(len(largest))
+    std = view_probability[rows, :, largest].std(axis=1)
+    return Predictions(
+        classes[largest], probability[rows, largest], std, view_probability, probability, view_names
+    )
