@@ -1,0 +1,188 @@
+"""The command histo-export, from a Keras file to a file that the runtime scores with."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+from histo_export.cli import export
+from histo_runtime import ModelCard, PatchClassifier
+from histo_runtime.card import METADATA_KEY
+from histo_runtime.golden import replay_golden
+from histo_runtime.keras_card import write_keras_card
+from histo_runtime.views import POLICIES, apply_views
+
+from tests.export.conftest import SIZE
+
+pytestmark = pytest.mark.tensorflow
+
+
+def run(*arguments: Any) -> Result:
+    return CliRunner().invoke(export, [str(item) for item in arguments])
+
+
+def assert_one_line(result: Result, *texts: str) -> None:
+    last = [line for line in result.stderr.splitlines() if line.startswith("histo-export:")]
+    assert len(last) == 1, result.stderr
+    assert "Traceback" not in result.stderr
+    for text in texts:
+        assert text in last[0]
+
+
+@pytest.fixture(scope="session")
+def exported(keras2_h5: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    target = tmp_path_factory.mktemp("export") / "tiny.onnx"
+    return target, run(keras2_h5, target)
+
+
+def test_probabilities_are_the_mean_of_keras_views(
+    exported: tuple[Path, Result], keras2: Any, keras2_h5: Path, patches: np.ndarray
+) -> None:
+    model = keras2.models.load_model(str(keras2_h5), compile=False)
+    views = [np.asarray(model(view / np.float32(255)))[:, 0] for view in apply_views(POLICIES["d4"], patches)]
+    predictions = PatchClassifier(exported[0]).predict(patches)
+    np.testing.assert_allclose(predictions.view_probability, np.stack(views, axis=1), atol=1e-5)
+    np.testing.assert_allclose(predictions.probability, np.mean(views, axis=0), atol=1e-5)
+
+
+def test_a_keras_3_softmax_exports_too(keras3: Any, keras3_file: Path, tmp_path: Path, patches: np.ndarray) -> None:
+    target = tmp_path / "softmax.onnx"
+    assert run(keras3_file, target, "--views", "flips", "--classes", "a,b,c").exit_code == 0
+    model = keras3.models.load_model(str(keras3_file), compile=False)
+    views = [np.asarray(model(view / np.float32(255))) for view in apply_views(POLICIES["flips"], patches)]
+    classifier = PatchClassifier(target)
+    assert classifier.card.classes == ("a", "b", "c")
+    np.testing.assert_allclose(classifier.predict(patches).class_probability, np.mean(views, axis=0), atol=1e-5)
+
+
+def test_the_card_says_where_the_model_comes_from_and_how_it_was_checked(
+    exported: tuple[Path, Result], keras2_h5: Path
+) -> None:
+    import hashlib
+
+    target, result = exported
+    assert result.exit_code == 0
+    props = {item.key: item.value for item in onnx.load(target).metadata_props}
+    card = ModelCard.from_json(props[METADATA_KEY])
+    assert card.source_sha256 == hashlib.sha256(keras2_h5.read_bytes()).hexdigest()
+    assert {"histo-edge", "tensorflow", "tf_keras", "tf2onnx", "onnx", "onnxruntime"} <= set(card.tools)
+    assert card.parity is not None
+    assert card.parity["merged"] < 1e-5
+    assert set(card.parity["view"]) == set(POLICIES["d4"])
+    assert len(card.golden) == 8
+    assert replay_golden(PatchClassifier(target)) == pytest.approx(0, abs=1e-6)
+    for entry in card.golden:
+        assert entry["probability"] == pytest.approx(entry["keras_probability"], abs=1e-5)
+
+
+def test_a_file_without_a_card_exports_with_a_255th_and_says_so(exported: tuple[Path, Result]) -> None:
+    assert "1/255" in exported[1].stderr
+    assert PatchClassifier(exported[0]).card.scaling == "unit"
+
+
+def test_the_card_of_training_is_kept_and_options_win_over_it(keras2_h5: Path, tmp_path: Path) -> None:
+    source, target = tmp_path / "trained.h5", tmp_path / "trained.onnx"
+    source.write_bytes(keras2_h5.read_bytes())
+    card = ModelCard(name="mine", size=SIZE, scaling="tf", classes=("normal", "tumour"), data="ours", threshold=0.3)
+    write_keras_card(source, card)
+    result = run(source, target, "--views", "none", "--threshold", "0.7", "--merge", "max")
+    assert result.exit_code == 0, result.stderr
+    assert "1/255" not in result.stderr
+    got = PatchClassifier(target).card
+    assert (got.name, got.scaling, got.classes, got.data) == ("mine", "tf", ("normal", "tumour"), "ours")
+    assert (got.threshold, got.threshold_rule, got.merge, got.views) == (0.7, "given at export", "max", ("identity",))
+
+
+def test_verify_compares_on_the_users_patches(keras2_h5: Path, tmp_path: Path, patches: np.ndarray) -> None:
+    from PIL import Image
+
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for index, patch in enumerate(patches):
+        Image.fromarray(patch).save(folder / f"{index}.png")
+    result = run(keras2_h5, tmp_path / "a.onnx", "--verify", folder, "--json")
+    assert result.exit_code == 0, result.stderr
+    facts = json.loads(result.stdout)
+    assert "5 patches of mine" in facts["compared_on"]
+    assert facts["onnx_bytes"] == (tmp_path / "a.onnx").stat().st_size
+
+
+def test_a_model_that_misses_the_gate_is_not_written(
+    keras2_h5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import histo_export.export as room
+    from onnx import numpy_helper
+
+    convert = room.to_core
+
+    def slightly_wrong(network: Any) -> onnx.ModelProto:
+        core = convert(network)
+        kernel = max(core.graph.initializer, key=lambda item: int(np.prod(item.dims)))
+        kernel.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(kernel) * np.float32(1.01), kernel.name))
+        return core
+
+    monkeypatch.setattr(room, "to_core", slightly_wrong)
+    target = tmp_path / "wrong.onnx"
+    result = run(keras2_h5, target)
+    assert result.exit_code == 1
+    assert_one_line(result, "wrong.onnx", "not written", "view", "patch")
+    figures = json.loads((tmp_path / "wrong.onnx.rejected.json").read_text())
+    assert figures["passed"] is False
+    assert [path.name for path in tmp_path.iterdir()] == ["wrong.onnx.rejected.json"]
+
+
+def test_an_existing_file_is_refused_untouched_unless_overwritten(keras2_h5: Path, tmp_path: Path) -> None:
+    target = tmp_path / "old.onnx"
+    target.write_bytes(b"old")
+    result = run(keras2_h5, target)
+    assert result.exit_code == 1
+    assert_one_line(result, "old.onnx", "--overwrite")
+    assert target.read_bytes() == b"old"
+    assert run(keras2_h5, target, "--overwrite", "--views", "none").exit_code == 0
+    assert PatchClassifier(target).card.policy == "none"
+
+
+def test_bad_input_is_one_line_and_leaves_nothing_behind(keras2_h5: Path, tmp_path: Path) -> None:
+    (tmp_path / "cut.h5").write_bytes(keras2_h5.read_bytes()[:5000])
+    before = sorted(tmp_path.iterdir())
+    cases = {
+        ("missing.h5", "out.onnx"): "missing.h5",
+        ("cut.h5", "out.onnx"): "truncated",
+        (str(keras2_h5), "nowhere/out.onnx"): "does not exist",
+        (str(keras2_h5), "out.onnx", "--classes", "a,b,c"): "--classes",
+        (str(keras2_h5), "out.onnx", "--activation", "softmax"): "--activation",
+        (str(keras2_h5), "out.onnx", "--verify", str(tmp_path)): "no images",
+    }
+    for (source, target, *options), text in cases.items():
+        result = run(tmp_path / source, tmp_path / target, *options)
+        assert result.exit_code == 1, result.output
+        assert_one_line(result, text)
+        assert sorted(tmp_path.iterdir()) == before
+
+
+def test_nothing_but_our_own_lines_reaches_the_terminal(keras2_h5: Path, tmp_path: Path) -> None:
+    code = "from histo_export.cli import export; export()"
+    target = tmp_path / "quiet.onnx"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(keras2_h5), str(target)], capture_output=True, text=True, check=True
+    )
+    ours = re.compile(r".*has no histo-edge card|converting |verifying |\d+/\d+ checks")
+    assert [line for line in done.stderr.splitlines() if not ours.match(line)] == []
+    assert all(re.match(r"[\w ]{1,18} ", line) for line in done.stdout.splitlines())
+
+
+def test_export_without_onnxruntime_names_the_extra(
+    keras2_h5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    result = run(keras2_h5, tmp_path / "a.onnx")
+    assert result.exit_code == 1
+    assert_one_line(result, "histo-edge[cpu]")

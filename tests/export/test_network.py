@@ -1,0 +1,76 @@
+"""The head of a model is understood, or refused with the option that helps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from histo_export.network import as_network
+from histo_runtime.errors import InputError, ModelFileError
+from scipy.special import logit, softmax
+
+from tests.export.conftest import SIZE, build_tiny
+
+pytestmark = pytest.mark.tensorflow
+
+
+@pytest.fixture(params=[2, 3])
+def keras(request: pytest.FixtureRequest, keras2: Any, keras3: Any) -> Any:
+    return keras2 if request.param == 2 else keras3
+
+
+@pytest.fixture
+def scaled() -> np.ndarray:
+    return np.random.default_rng(0).random((3, SIZE, SIZE, 3), np.float32)
+
+
+def test_a_sigmoid_gives_the_logit_of_its_probability(keras: Any, scaled: np.ndarray) -> None:
+    model = build_tiny(keras)
+    probability = np.asarray(model(scaled))[:, 0].astype(float)
+    network = as_network(model)
+    assert (network.size, network.outputs, network.classes, network.activation) == (SIZE, 1, 2, "sigmoid")
+    np.testing.assert_allclose(network.logits(scaled), logit(probability), rtol=1e-4)
+
+
+def test_a_softmax_gives_logits_of_its_classes(keras: Any, scaled: np.ndarray) -> None:
+    model = build_tiny(keras, units=3, activation="softmax")
+    probability = np.asarray(model(scaled))
+    network = as_network(model)
+    assert (network.outputs, network.classes, network.activation) == (3, 3, "softmax")
+    np.testing.assert_allclose(softmax(network.logits(scaled), axis=1), probability, atol=1e-6)
+
+
+def test_an_activation_layer_at_the_end_counts_as_the_head(keras: Any, scaled: np.ndarray) -> None:
+    linear = build_tiny(keras, activation=None)
+    expected = np.asarray(linear(scaled))[:, 0]
+    model = keras.Sequential([linear, keras.layers.Activation("sigmoid")])
+    np.testing.assert_allclose(as_network(model).logits(scaled), expected, rtol=1e-5)
+
+
+def test_a_linear_head_needs_the_option_that_its_refusal_names(keras: Any) -> None:
+    with pytest.raises(InputError, match=r"--activation sigmoid\|softmax"):
+        as_network(build_tiny(keras, activation=None))
+    assert as_network(build_tiny(keras, activation=None), "sigmoid").activation == "sigmoid"
+
+
+def test_an_activation_that_contradicts_the_head_is_refused(keras: Any) -> None:
+    with pytest.raises(InputError, match="sigmoid"):
+        as_network(build_tiny(keras), "softmax")
+
+
+@pytest.mark.parametrize(
+    ("units", "activation", "reason"),
+    [(3, "sigmoid", "one sigmoid unit"), (1, "softmax", "one sigmoid unit"), (1, "relu", "no sigmoid or softmax")],
+)
+def test_heads_that_are_no_classifier_are_refused(keras: Any, units: int, activation: str, reason: str) -> None:
+    with pytest.raises(ModelFileError, match=reason):
+        as_network(build_tiny(keras, units=units, activation=activation))
+
+
+@pytest.mark.parametrize("shape", [(16, 32, 3), (32, 32, 1), (None, None, 3)])
+def test_inputs_that_are_no_square_rgb_patches_are_refused(keras: Any, shape: tuple[int | None, ...]) -> None:
+    image = keras.Input(shape)
+    pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(2, 3)(image))
+    with pytest.raises(ModelFileError, match="square RGB"):
+        as_network(keras.Model(image, keras.layers.Dense(1, activation="sigmoid")(pooled)))
