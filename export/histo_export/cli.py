@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 @click.argument("onnx", type=click.Path(path_type=Path))
 @click.option(
     "--views",
-    type=click.Choice(["none", "flips", "d4"]),
     default="d4",
     show_default=True,
-    help="Views of test-time augmentation fused into the file: the patch alone, its four flips, or all eight"
-    " flips and quarter turns.",
+    metavar="none|flips|d4|kaggle|FILE.json",
+    help="Views of test-time augmentation fused into the file: the patch alone, its four flips, all eight flips and"
+    " quarter turns, five affine views after the Kaggle notebook, or your own list.",
 )
 @click.option(
     "--merge",
     type=click.Choice(["mean", "gmean", "max", "median"]),
-    help="How the views become one probability.  [default: the card's, else mean]",
+    help="How the views become one probability.  [default: the card's, else mean; max for kaggle]",
 )
 @click.option(
     "--verify",
@@ -85,7 +85,7 @@ def export(
         tensorflow.import_tensorflow()
         from histo_export.export import ExportOptions, export_model
     options = ExportOptions(
-        policy=views,
+        views=views,
         merge=merge,
         scaling=scaling,
         activation=activation,
@@ -99,24 +99,39 @@ def export(
         click.echo(json.dumps(facts))
         return
     for name, value in facts.items():
-        click.echo(f"{name.replace('_', ' '):<18}{value}")
+        click.echo(f"{name.replace('_', ' '):<20}{_in_words(value)}")
 
 
 def _facts(exported: Exported) -> dict[str, Any]:
+    from histo_runtime.views import view_name
+
     card, parity = exported.card, exported.parity
     return {
         "source": str(exported.source.path),
         "keras_version": exported.source.keras_version,
-        "parameters": exported.parameters,
         "source_bytes": exported.source.path.stat().st_size,
-        "onnx": str(exported.target),
-        "onnx_bytes": exported.target.stat().st_size,
-        "sha256": exported.sha256,
-        "views": ", ".join(str(view) for view in card.views),
+        "parameters": exported.parameters,
+        "layers": dict(exported.operators.most_common()),
+        "scaling": card.scaling,
+        "policy": card.policy,
+        "views": [view_name(view) for view in card.views],
         "merge": card.merge,
-        "classes": ", ".join(card.classes),
+        "classes": list(card.classes),
         "precision": card.precision,
         "compared_on": parity.on,
         "logit_parity": parity.largest,
         "probability_parity": parity.merged,
+        "onnx": str(exported.target),
+        "onnx_bytes": exported.target.stat().st_size,
+        "sha256": exported.sha256,
     }
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{count} {name}" for name, count in value.items())
+    if isinstance(value, list):
+        return ", ".join(value)
+    if isinstance(value, float):
+        return f"{value:.2g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import onnx
 
-from histo_export.network import Network
+from histo_export.network import PROBABILITY_FLOOR, Network
 from histo_export.tensorflow import import_tensorflow, import_tf2onnx
 from histo_runtime.errors import ModelFileError
 
@@ -14,6 +15,10 @@ OPSET = 18
 IR_VERSION = 9
 CORE_INPUT = "scaled"
 CORE_OUTPUT = "logit"
+# Dropout, noise and random layers are the identity at inference; what draws numbers or branches was not.
+_NOT_INFERENCE = frozenset(
+    "Bernoulli Dropout If Loop Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike Scan".split()
+)
 
 
 def to_core(network: Network) -> onnx.ModelProto:
@@ -24,7 +29,12 @@ def to_core(network: Network) -> onnx.ModelProto:
     """
     tf = import_tensorflow()
     signature = [tf.TensorSpec((None, network.size, network.size, 3), tf.float32, name=CORE_INPUT)]
-    function = tf.function(lambda scaled: {CORE_OUTPUT: network.model(scaled, training=False)})
+
+    def forward(scaled: Any) -> dict[str, Any]:
+        values = network.model(scaled, training=False)
+        return {CORE_OUTPUT: _log_odds(tf, network, values) if network.gives_probability else values}
+
+    function = tf.function(forward)
     try:
         core: onnx.ModelProto
         core, _ = import_tf2onnx().convert.from_function(function, input_signature=signature, opset=OPSET)
@@ -34,6 +44,14 @@ def to_core(network: Network) -> onnx.ModelProto:
     core.ir_version = IR_VERSION
     _check_core(core)
     return core
+
+
+def _log_odds(tf: Any, network: Network, probability: Any) -> Any:
+    """Mirror `Network.logits` for a model that gives probabilities: the graph behind needs logits."""
+    clipped = tf.clip_by_value(probability, PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR)
+    if network.activation == "softmax":
+        return tf.math.log(clipped)
+    return tf.math.log(clipped) - tf.math.log(1 - clipped)
 
 
 def _check_core(core: onnx.ModelProto) -> None:
@@ -46,6 +64,12 @@ def _check_core(core: onnx.ModelProto) -> None:
     if domains != {"ai.onnx"}:
         foreign = ", ".join(sorted(domains - {"ai.onnx"}))
         raise ModelFileError(f"the converted graph uses operators of {foreign}, which plain runtimes do not have")
+    odd = _NOT_INFERENCE & set(operator_counts(core))
+    if odd:
+        raise ModelFileError(
+            f"the converted graph holds {', '.join(sorted(odd))}: a layer acts differently while training,"
+            " and does so here too"
+        )
     onnx.checker.check_model(core, full_check=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -12,22 +13,24 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from histo_export.convert import to_core
+from histo_export.convert import operator_counts, to_core
 from histo_export.fuse import fuse, with_card
 from histo_export.keras_file import KerasFile, inspect, load
-from histo_export.network import Network, as_network
+from histo_export.network import Network, as_network, input_size
+from histo_export.policy import KAGGLE, read_policy
 from histo_export.verify import Parity, Reference, compare, keras_reference, runs, verification_patches
 from histo_runtime import PatchClassifier
 from histo_runtime.card import ModelCard, default_label_rule
+from histo_runtime.checksum import checksum_path, sha256_of, write_checksum
 from histo_runtime.command import say
 from histo_runtime.device import import_onnxruntime
 from histo_runtime.errors import InputError, ModelFileError
-from histo_runtime.files import check_output, sha256_of, written_aside
+from histo_runtime.files import check_output, written_aside
 from histo_runtime.golden import pack_golden, replay_golden
 from histo_runtime.patches import read_patch
 from histo_runtime.progress import Progress
+from histo_runtime.scaling import scale
 from histo_runtime.sources import find_patches
-from histo_runtime.views import POLICIES
 
 _MOST_USER_PATCHES = 64  # of --verify; each costs every view in Keras and twice in onnxruntime
 # The file replays its golden patches before it gets its name: same machine, same weights, rounding only.
@@ -38,7 +41,7 @@ _GOLDEN_TOLERANCE = 1e-6
 class ExportOptions:
     """What a user can choose; None takes it from the Keras file's card, or else the default."""
 
-    policy: str = "d4"
+    views: str = "d4"
     merge: str | None = None
     scaling: str | None = None
     activation: str | None = None
@@ -56,6 +59,7 @@ class Exported:
     card: ModelCard
     parity: Parity
     parameters: int
+    operators: Counter[str]
     sha256: str
 
 
@@ -69,41 +73,69 @@ def export_model(source: Path, target: Path, options: ExportOptions, *, overwrit
     check_output(target, overwrite=overwrite)
     import_onnxruntime()  # before minutes of work: without it nothing can be verified
     keras_file = inspect(source)
-    network = as_network(load(keras_file), options.activation)
-    card = _make_card(keras_file, network, options)
-    patches, on = _comparison_patches(options.verify, card.size)
+    model = load(keras_file)
+    scaling = _scaling(keras_file, options)
+    patches, on = _comparison_patches(options.verify, input_size(model))
+    network = as_network(model, scale(patches, scaling), options.activation)
+    card = _make_card(keras_file, network, options, scaling)
     say(f"converting {source} (Keras {keras_file.keras_version or 'before 2'})")
-    model = fuse(to_core(network), card)
-    reference, parity = _verify(network, model, card, patches, on)
+    fused = fuse(to_core(network), card)
+    reference, parity = _verify(network, fused, card, patches, on)
     if not parity.passed:
         raise ModelFileError(_reject(target, parity))
     card = card.replace(parity=parity.to_dict())
-    _write(target, model, card, reference)
-    return Exported(keras_file, target, card, parity, int(network.model.count_params()), sha256_of(target))
+    checksum_path(target).unlink(missing_ok=True)  # never one that belongs to another file
+    _write(target, fused, card, reference)
+    sha256 = sha256_of(target)
+    write_checksum(target, sha256)
+    return Exported(
+        source=keras_file,
+        target=target,
+        card=card,
+        parity=parity,
+        parameters=int(network.model.count_params()),
+        operators=operator_counts(fused),
+        sha256=sha256,
+    )
 
 
-def _make_card(file: KerasFile, network: Network, options: ExportOptions) -> ModelCard:
+def _scaling(file: KerasFile, options: ExportOptions) -> str:
+    """What the user says, else the card, else what the model does itself, else 1/255, said aloud."""
+    if options.scaling:
+        return options.scaling
+    if file.card:
+        return file.card.scaling
+    if file.rescales:
+        say(f"{file.path}: scales its input itself: pixels are given to it as they are (--scaling)")
+        return "raw"
+    say(f"{file.path}: does not say how pixels are scaled: 1/255 is assumed (--scaling)")
+    return "unit"
+
+
+def _make_card(file: KerasFile, network: Network, options: ExportOptions, scaling: str) -> ModelCard:
     """Take the card out of the Keras file, or start one, and put in what the user chose."""
     card = file.card or _card_without_training(file, network)
     if card.size != network.size:
         raise ModelFileError(f"{file.path}: its card says {card.size} pixels, its model takes {network.size}")
     if len(options.classes or card.classes) != network.classes:
         raise InputError(f"the model has {network.classes} classes: name each with --classes A,B")
+    policy, views = read_policy(options.views, card.size)
+    merge = options.merge or ("max" if policy == KAGGLE else None)  # as the notebook it comes from
     chosen = {
-        "scaling": options.scaling,
         "classes": options.classes,
         "threshold": options.threshold,
         "threshold_rule": None if options.threshold is None else "given at export",
-        "merge": options.merge,
+        "merge": merge,
     }
     return card.replace(
         **{key: value for key, value in chosen.items() if value is not None},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         source_sha256=file.sha256,
+        scaling=scaling,
         activation=network.activation,
         label_rule=card.label_rule or default_label_rule(network.activation),
-        policy=options.policy,
-        views=POLICIES[options.policy],
+        policy=policy,
+        views=views,
         tools={**card.tools, **_tools(file)},
     )
 
@@ -112,10 +144,7 @@ def _card_without_training(file: KerasFile, network: Network) -> ModelCard:
     names = tuple(f"class_{index}" for index in range(network.classes))
     if network.classes == 2:
         names = ("negative", "positive")
-    say(
-        f"{file.path}: has no histo-edge card: scaling 1/255 is assumed (--scaling), classes are called"
-        f" {', '.join(names)} (--classes)"
-    )
+    say(f"{file.path}: has no histo-edge card: its classes are called {', '.join(names)} (--classes)")
     return ModelCard(name=file.path.stem, size=network.size, classes=names, activation=network.activation)
 
 

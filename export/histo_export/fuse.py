@@ -9,42 +9,17 @@ Built with onnx.helper alone: quantising the core first and wrapping it afterwar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 import onnx
-from numpy.typing import ArrayLike
 from onnx import TensorProto, helper, numpy_helper
 
 from histo_export.convert import CORE_INPUT, CORE_OUTPUT, IR_VERSION, OPSET
+from histo_export.graph import PREFIX, GraphBuilder
+from histo_export.view_nodes import add_views
 from histo_runtime.card import METADATA_KEY, ModelCard
 from histo_runtime.scaling import CAFFE_MEAN_BGR
-from histo_runtime.views import SYMMETRIES
 
-VIEW_LOGIT = "view_logit"  # inner name; verification makes it an output, the file does not
-_INT64_MIN = np.iinfo(np.int64).min  # the `end` of an ONNX Slice that walks backwards to the first element
-
-
-class _Graph:
-    """Collects nodes and initializers; every method adds one step and returns the name of its result."""
-
-    def __init__(self) -> None:
-        self.nodes: list[onnx.NodeProto] = []
-        self.initializers: list[onnx.TensorProto] = []
-
-    def constant(self, name: str, value: ArrayLike) -> str:
-        self.initializers.append(numpy_helper.from_array(np.asarray(value), f"histo/{name}"))
-        return f"histo/{name}"
-
-    def add(self, op: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
-        if output not in _PUBLIC:
-            output = f"histo/{output}"
-        self.nodes.append(helper.make_node(op, list(inputs), [output], name=f"{output}:{op}", **attributes))
-        return output
-
-
-_PUBLIC = (CORE_INPUT, "probability", "view_probability")
+VIEW_LOGIT = f"{PREFIX}view_logit"  # verification makes it an output, the file does not
 
 
 def fuse(core: onnx.ModelProto, card: ModelCard) -> onnx.ModelProto:
@@ -57,7 +32,7 @@ def fuse(core: onnx.ModelProto, card: ModelCard) -> onnx.ModelProto:
     Returns:
         The model without its card (`with_card` adds it), checked by onnx.
     """
-    graph = _Graph()
+    graph = GraphBuilder()
     size, sigmoid = card.size, card.activation == "sigmoid"
     inputs = [helper.make_tensor_value_info("patches", TensorProto.UINT8, ["N", size, size, 3])]
     if len(card.views) == 1:
@@ -65,7 +40,7 @@ def fuse(core: onnx.ModelProto, card: ModelCard) -> onnx.ModelProto:
     else:
         graph.initializers.append(numpy_helper.from_array(np.arange(len(card.views), dtype=np.int64), "views"))
         inputs.append(helper.make_tensor_value_info("views", TensorProto.INT64, ["V"]))
-        batch, view_count = _add_views(graph, card)
+        batch, view_count = add_views(graph, card)
     _add_scaling(graph, batch, card.scaling)
     graph.nodes.extend(core.graph.node)
     graph.initializers.extend(core.graph.initializer)
@@ -100,76 +75,45 @@ def with_logits(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy that also gives the logits of each view: probabilities near 0 and 1 hide error."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    copy.graph.output.append(helper.make_tensor_value_info(f"histo/{VIEW_LOGIT}", TensorProto.FLOAT, None))
+    copy.graph.output.append(helper.make_tensor_value_info(VIEW_LOGIT, TensorProto.FLOAT, None))
     return copy
 
 
-def _add_views(graph: _Graph, card: ModelCard) -> tuple[str, str]:
-    """Build every view from the uint8 patches, keep those asked for; returns the batch and V as `[1]`."""
-    first_axis = graph.constant("view_axis", [0])
-    swapped = graph.add("Transpose", ["patches"], "patches_transposed", perm=[0, 2, 1, 3])
-    stack = []
-    for name in card.views:
-        symmetry = SYMMETRIES[name]
-        view = swapped if symmetry.transpose else "patches"
-        axes = [axis for axis, flip in ((1, symmetry.flip_rows), (2, symmetry.flip_columns)) if flip]
-        if axes:
-            view = _flip(graph, view, axes, name)
-        stack.append(graph.add("Unsqueeze", [view, first_axis], f"{name}_stacked"))
-    every = graph.add("Concat", stack, "every_view", axis=0)
-    chosen = graph.add("Gather", [every, "views"], "chosen_views", axis=0)
-    shape = graph.constant("batch_shape", [-1, card.size, card.size, 3])
-    return graph.add("Reshape", [chosen, shape], "batch"), graph.add("Shape", ["views"], "view_count")
-
-
-def _flip(graph: _Graph, patches: str, axes: list[int], name: str) -> str:
-    count = len(axes)
-    return graph.add(
-        "Slice",
-        [
-            patches,
-            graph.constant(f"{name}_starts", [-1] * count),
-            graph.constant(f"{name}_ends", [_INT64_MIN] * count),
-            graph.constant(f"{name}_axes", axes),
-            graph.constant(f"{name}_steps", [-1] * count),
-        ],
-        name,
-    )
-
-
-def _add_scaling(graph: _Graph, batch: str, scaling: str) -> None:
+def _add_scaling(graph: GraphBuilder, batch: str, scaling: str) -> None:
     """Mirror `histo_runtime.scaling.scale`; the last node's output is the core's input."""
     if scaling == "caffe":
         batch = graph.add("Gather", [batch, graph.constant("bgr", [2, 1, 0])], "blue_green_red", axis=3)
-    to_float = CORE_INPUT if scaling == "raw" else "as_float"
-    values = graph.add("Cast", [batch], to_float, to=TensorProto.FLOAT)
+    if scaling == "raw":
+        graph.add_named("Cast", [batch], CORE_INPUT, to=TensorProto.FLOAT)
+        return
+    values = graph.add("Cast", [batch], "as_float", to=TensorProto.FLOAT)
     if scaling == "unit":
-        graph.add("Div", [values, graph.constant("white", np.float32(255))], CORE_INPUT)
+        graph.add_named("Div", [values, graph.constant("white", np.float32(255))], CORE_INPUT)
     elif scaling == "tf":
         halves = graph.add("Div", [values, graph.constant("half_white", np.float32(127.5))], "from_0_to_2")
-        graph.add("Sub", [halves, graph.constant("middle", np.float32(1))], CORE_INPUT)
+        graph.add_named("Sub", [halves, graph.constant("middle", np.float32(1))], CORE_INPUT)
     elif scaling == "caffe":
         mean = graph.constant("caffe_mean", np.array(CAFFE_MEAN_BGR, np.float32))
-        graph.add("Sub", [values, mean], CORE_INPUT)
+        graph.add_named("Sub", [values, mean], CORE_INPUT)
 
 
-def _add_view_logits(graph: _Graph, view_count: str, card: ModelCard) -> str:
+def _add_view_logits(graph: GraphBuilder, view_count: str, card: ModelCard) -> str:
     """From `[V*N, C]`, views outermost, to `[N, V]` (sigmoid) or `[N, V, C]` (softmax)."""
     temperature = graph.constant("temperature", np.float32(card.temperature))
     logits = graph.add("Div", [CORE_OUTPUT, temperature], "logit_over_temperature")
     rest = [-1] if card.activation == "sigmoid" else [-1, len(card.classes)]
     shape = graph.add("Concat", [view_count, graph.constant("per_view", rest)], "logit_shape", axis=0)
     by_view = graph.add("Reshape", [logits, shape], "logit_by_view")
-    return graph.add("Transpose", [by_view], VIEW_LOGIT, perm=[1, 0, 2][: 1 + len(rest)])
+    return graph.add_named("Transpose", [by_view], VIEW_LOGIT, perm=[1, 0, 2][: 1 + len(rest)])
 
 
-def _add_probabilities(graph: _Graph, view_logit: str, card: ModelCard) -> None:
+def _add_probabilities(graph: GraphBuilder, view_logit: str, card: ModelCard) -> None:
     views_axis = graph.constant("merge_axis", [1])
 
     def activate(logits: str, output: str) -> str:
         if card.activation == "sigmoid":
-            return graph.add("Sigmoid", [logits], output)
-        return graph.add("Softmax", [logits], output, axis=-1)
+            return graph.add_named("Sigmoid", [logits], output)
+        return graph.add_named("Softmax", [logits], output, axis=-1)
 
     each = activate(view_logit, "view_probability")
     if card.merge == "gmean":
@@ -179,23 +123,14 @@ def _add_probabilities(graph: _Graph, view_logit: str, card: ModelCard) -> None:
         _add_median(graph, each, views_axis)
     else:
         op = {"mean": "ReduceMean", "max": "ReduceMax"}[card.merge]
-        graph.add(op, [each, views_axis], "probability", keepdims=0)
+        graph.add_named(op, [each, views_axis], "probability", keepdims=0)
 
 
-def _add_median(graph: _Graph, values: str, views_axis: str) -> None:
+def _add_median(graph: GraphBuilder, values: str, views_axis: str) -> None:
     """Median over axis 1: the mean of the two middle values of the sorted ones (one value twice if V is odd)."""
     shape = graph.add("Shape", [values], "median_count", start=1, end=2)
-    sorted_values = "histo/median_sorted"
-    graph.nodes.append(
-        helper.make_node(
-            "TopK",
-            [values, shape],
-            [sorted_values, "histo/median_order"],
-            name="histo/median:TopK",
-            axis=1,
-            largest=0,
-            sorted=1,
-        )
+    sorted_values, _ = graph.add_two(
+        "TopK", [values, shape], ("median_sorted", "median_order"), axis=1, largest=0, sorted=1
     )
     two = graph.constant("two", [2])
     upper = graph.add("Div", [shape, two], "median_upper")
@@ -203,4 +138,4 @@ def _add_median(graph: _Graph, values: str, views_axis: str) -> None:
     lower = graph.add("Div", [below, two], "median_lower")
     middle = graph.add("Concat", [lower, upper], "median_places", axis=0)
     pair = graph.add("Gather", [sorted_values, middle], "median_pair", axis=1)
-    graph.add("ReduceMean", [pair, views_axis], "probability", keepdims=0)
+    graph.add_named("ReduceMean", [pair, views_axis], "probability", keepdims=0)

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import json
 import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from histo_export import vgg19
+from histo_export.safety import refuse_code, refuse_foreign_storage, refuse_hostile_archive
 from histo_export.tensorflow import import_keras
 from histo_runtime.card import ModelCard
+from histo_runtime.checksum import sha256_of
 from histo_runtime.errors import ModelFileError, ModelNotFoundError, missing_extra
-from histo_runtime.files import sha256_of
 from histo_runtime.keras_card import read_keras_card
 
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_LARGEST_CONFIG = 64_000_000  # bytes of JSON; the deepest keras.applications model has under one million
+_LARGEST_JSON = 64_000_000  # bytes; the deepest keras.applications model has under one million
 
 
 @dataclass(frozen=True)
@@ -25,14 +29,14 @@ class KerasFile:
 
     Attributes:
         keras_version: of the Keras that wrote it, "" when the file does not say (before 2.0).
-        config: the model's configuration, JSON.
+        config: the model's configuration as JSON, None for a file of weights alone.
         card: the card that histo-train left in it, None when there is none.
     """
 
     path: Path
     sha256: str
     keras_version: str
-    config: Mapping[str, Any]
+    config: Mapping[str, Any] | None
     card: ModelCard | None
 
     @property
@@ -40,13 +44,19 @@ class KerasFile:
         """2 for files that tf_keras opens (also Keras 1), 3 for today's."""
         return 3 if self.keras_version.split(".")[0] not in ("", "1", "2") else 2
 
+    @property
+    def rescales(self) -> bool:
+        """Whether the model itself scales its input, by a `Rescaling` or `Normalization` layer."""
+        names = {item.get("class_name") for item in _mappings(self.config)}
+        return bool(names & {"Rescaling", "Normalization"})
+
 
 def inspect(path: Path) -> KerasFile:
-    """Read version, configuration and card of a Keras file, and refuse code in it.
+    """Read version, configuration and card of a Keras file, and refuse what is dangerous in it.
 
     Raises:
         ModelNotFoundError: there is no such file.
-        ModelFileError: truncated, not a Keras model, or it holds code (a Lambda layer) or foreign classes.
+        ModelFileError: truncated, not a Keras model, or dangerous (see `histo_export.safety`).
     """
     if not path.is_file():
         raise ModelNotFoundError(f"{path}: no such Keras file")
@@ -58,7 +68,8 @@ def inspect(path: Path) -> KerasFile:
         version, config = _read_zip(path)
     else:
         raise ModelFileError(f"{path}: is neither HDF5 nor a .keras archive (truncated, or another format)")
-    _refuse_code(path, config)
+    if config is not None:
+        refuse_code(path, config)
     return KerasFile(path, sha256_of(path), version, config, read_keras_card(path))
 
 
@@ -69,47 +80,60 @@ def load(file: KerasFile) -> Any:
         ModelFileError: the loader can't make a model of it.
     """
     keras = import_keras(file.generation)
+    if file.config is None:
+        return vgg19.load_weights(keras, file.path)
     try:
-        # keras tells formats by suffix, so a .h5 named otherwise would be mistaken for something else.
         return keras.models.load_model(str(file.path), compile=False)
     except Exception as error:  # the loaders raise whatever their layers raise
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise ModelFileError(f"{file.path}: Keras {file.keras_version} can't load it ({reason})") from error
 
 
-def _read_h5(path: Path) -> tuple[str, Mapping[str, Any]]:
+def _read_h5(path: Path) -> tuple[str, Mapping[str, Any] | None]:
+    with _open_h5(path, path) as file:
+        config = file.attrs.get("model_config")
+        version = _text(file.attrs.get("keras_version", ""))
+        if config is None and "layer_names" not in file.attrs:
+            if "layers" not in file:
+                raise ModelFileError(f"{path}: is HDF5 but no Keras model: save one with model.save(...)")
+            version = "3"  # which writes no version into its .weights.h5
+    return version, None if config is None else _parse(path, _text(config))
+
+
+@contextmanager
+def _open_h5(path: Path, source: Path | io.BytesIO) -> Iterator[Any]:
     try:
         import h5py
     except ImportError as error:
         raise missing_extra("h5py", "cpu,export", "a Keras .h5 file") from error
     try:
-        with h5py.File(path, "r") as file:
-            config = file.attrs.get("model_config")
-            version = file.attrs.get("keras_version", "")
-            holds_weights = "layer_names" in file.attrs
-    except OSError as error:
-        raise ModelFileError(f"{path}: is truncated or damaged HDF5 ({error}): copy it again") from error
-    if config is None:
-        what = "holds weights only" if holds_weights else "is HDF5 but no Keras model"
-        raise ModelFileError(f"{path}: {what}: save the whole model with model.save(...)")
-    return _text(version), _parse(path, _text(config))
+        with h5py.File(source, "r") as file:
+            refuse_foreign_storage(path, file)
+            yield file
+    except (OSError, RuntimeError, KeyError) as error:  # what h5py raises on damaged files
+        reason = " ".join(str(error).split())[:200]
+        raise ModelFileError(f"{path}: is truncated or damaged HDF5 ({reason}): copy it again") from error
 
 
 def _read_zip(path: Path) -> tuple[str, Mapping[str, Any]]:
     try:
         with zipfile.ZipFile(path) as archive:
-            members = {"metadata.json": b"", "config.json": b""}
-            for name in members:
-                if archive.getinfo(name).file_size > _LARGEST_CONFIG:
-                    raise ModelFileError(f"{path}: its {name} is larger than {_LARGEST_CONFIG} bytes")
-                members[name] = archive.read(name)
+            refuse_hostile_archive(path, archive)
+            metadata, config = (_read_json(path, archive, name) for name in ("metadata.json", "config.json"))
+            if "model.weights.h5" in archive.namelist():
+                with _open_h5(path, io.BytesIO(archive.read("model.weights.h5"))):
+                    pass
     except KeyError as error:
         raise ModelFileError(f"{path}: is a zip archive but no Keras model ({error.args[0]})") from error
-    except (zipfile.BadZipFile, OSError) as error:
+    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError) as error:
         raise ModelFileError(f"{path}: is a damaged .keras archive ({error}): copy it again") from error
-    metadata = _parse(path, members["metadata.json"].decode("utf-8", "replace"))
-    config = _parse(path, members["config.json"].decode("utf-8", "replace"))
     return str(metadata.get("keras_version", "3")), config
+
+
+def _read_json(path: Path, archive: zipfile.ZipFile, name: str) -> Mapping[str, Any]:
+    if archive.getinfo(name).file_size > _LARGEST_JSON:
+        raise ModelFileError(f"{path}: its {name} is larger than {_LARGEST_JSON:,} bytes")
+    return _parse(path, archive.read(name).decode("utf-8", "replace"))
 
 
 def _text(value: str | bytes) -> str:
@@ -126,31 +150,12 @@ def _parse(path: Path, text: str) -> Mapping[str, Any]:
     return data
 
 
-def _refuse_code(path: Path, config: Mapping[str, Any]) -> None:
-    """Refuse what would run code of the file's author: legacy HDF5 loading ignores safe_mode (CVE-2025-9905)."""
-    for item in _walk(config):
-        class_name, module = item.get("class_name"), item.get("module")
-        inner = item.get("config")
-        name = inner.get("name", "") if isinstance(inner, Mapping) else ""
-        if class_name in ("Lambda", "__lambda__"):
-            raise ModelFileError(
-                f"{path}: layer {name!r} is a Lambda, which is code that would run here:"
-                " replace it by a layer of Keras and save again"
-            )
-        foreign = isinstance(module, str) and module.split(".")[0] not in ("keras", "tf_keras", "builtins")
-        if foreign or ">" in str(class_name):
-            raise ModelFileError(
-                f"{path}: layer {name!r} is of the custom class {class_name}: only Keras' own layers are opened"
-            )
-
-
-def _walk(node: Any) -> Iterator[Mapping[str, Any]]:
+def _mappings(node: Any) -> Iterator[Mapping[str, Any]]:
     stack = [node]
     while stack:
         item = stack.pop()
         if isinstance(item, Mapping):
-            if "class_name" in item:
-                yield item
+            yield item
             stack.extend(item.values())
         elif isinstance(item, list):
             stack.extend(item)

@@ -11,23 +11,29 @@ from numpy.typing import NDArray
 from histo_runtime.errors import InputError, ModelFileError
 
 _KERAS_BATCH = 32
+# Probabilities are kept this far from 0 and 1 before their log-odds are taken: float32 has steps of 6e-8 below 1.
+PROBABILITY_FLOOR = 1e-7
+_RANGE_SLACK = 1e-4  # a softmax in float32 misses a sum of 1 by some 1e-7 a class
 
 
 @dataclass(frozen=True)
 class Network:
-    """A Keras model whose last activation was taken off, so that it gives logits.
+    """A Keras model with a known head.
 
     Attributes:
-        model: float32 `[N, size, size, 3]` -> logits `[N, 1]` (sigmoid) or `[N, C]` (softmax).
+        model: float32 `[N, size, size, 3]` -> `[N, 1]` or `[N, C]`; logits, or probabilities where the activation
+            does not come last (a sigmoid before the pooling, say) and can't be taken off.
         size: side of the input patch in pixels.
         outputs: 1, or the number of classes C.
-        activation: "sigmoid" or "softmax", what turns the logits into probabilities.
+        activation: "sigmoid" or "softmax", what turns logits into probabilities.
+        gives_probability: whether `model` gives probabilities.
     """
 
     model: Any
     size: int
     outputs: int
     activation: str
+    gives_probability: bool = False
 
     @property
     def classes(self) -> int:
@@ -35,67 +41,102 @@ class Network:
         return max(2, self.outputs)
 
     def logits(self, scaled: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Compute logits of scaled patches `[N, size, size, 3]` with Keras, `[N]` or `[N, C]`."""
-        parts = [
-            np.asarray(self.model(scaled[i : i + _KERAS_BATCH], training=False))
-            for i in range(0, len(scaled), _KERAS_BATCH)
-        ]
-        logits = np.concatenate(parts).astype(np.float32, copy=False)
-        return logits[:, 0] if self.outputs == 1 else logits
+        """Compute logits of scaled patches `[N, size, size, 3]` with Keras, `[N]` or `[N, C]`.
+
+        Of a model that gives probabilities they are log(p / (1 - p)), or log(p) for a softmax.
+        """
+        values = _run(self.model, scaled)
+        if self.gives_probability:
+            values = values.clip(PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR)
+            values = np.log(values) - (np.log(1 - values) if self.activation == "sigmoid" else np.float32(0))
+        return values[:, 0] if self.outputs == 1 else values
 
 
-def as_network(model: Any, activation: str | None = None) -> Network:
-    """Find input size and head of a Keras model and take its last activation off.
+def as_network(model: Any, samples: NDArray[np.float32], activation: str | None = None) -> Network:
+    """Find input size and head of a Keras model.
 
-    The model is changed in place: only its logits are of use from here on.
+    The head is judged by the shape and the range of its output. A last sigmoid or softmax is taken off, in place:
+    only the logits are of use from here on.
 
     Args:
         model: a Keras 2 or Keras 3 model.
-        activation: what the head means when its last activation is linear.
+        samples: scaled patches `[N, size, size, 3]` to see the range of the output on.
+        activation: what the outputs mean when they are no probabilities: "sigmoid" or "softmax".
 
     Raises:
-        ModelFileError: not one square RGB input, or not a head of one sigmoid or a softmax.
-        InputError: a linear head without `activation`, or an `activation` that contradicts the head.
+        ModelFileError: the output is neither logits nor probabilities of classes.
+        InputError: outputs outside 0 to 1 without `activation`, or an `activation` that contradicts the head.
     """
-    size = _input_size(model)
-    outputs = _output_units(model)
+    size, outputs = input_size(model), _output_units(model)
+    expected = "sigmoid" if outputs == 1 else "softmax"
+    if activation not in (None, expected):
+        raise InputError(f"a model with {_units(outputs)} has a {expected}, not a {activation}: leave --activation out")
     head = _last_layer(model)
     own = getattr(getattr(head, "activation", None), "__name__", None)
-    if own == "linear":
-        if activation is None:
-            raise InputError(
-                "the model's last activation is linear: say what it means with --activation sigmoid|softmax"
-            )
-    elif own in ("sigmoid", "softmax"):
-        if activation not in (None, own):
-            raise InputError(f"the model's last activation is {own}, not {activation}: leave --activation out")
-        activation = own
-    else:
+    if own == "linear" and activation is not None:
+        return Network(model, size, outputs, expected)
+    values = _run(model, samples)
+    if not _are_probabilities(values):
+        raise _no_probabilities(values, head, own)
+    if own == expected:
+        head.activation = _linear
+        return Network(model, size, outputs, expected)
+    if np.ptp(values) == 0:
         raise ModelFileError(
-            f"the model's last layer {head.name!r} ({type(head).__name__}) is no sigmoid or softmax:"
-            " a classifier is expected"
+            f"the model's last layer {head.name!r} gives {values.flat[0]:.3g} for every patch: that is no classifier"
         )
-    if (activation == "sigmoid") != (outputs == 1):
-        raise ModelFileError(
-            f"the model has {outputs} output{'s' * (outputs > 1)} with a {activation}:"
-            " one sigmoid unit, or a softmax over two or more classes, is expected"
-        )
-    head.activation = _linear
-    return Network(model, size, outputs, activation or "")
+    return Network(model, size, outputs, expected, gives_probability=True)
 
 
-def _linear(x: Any) -> Any:
-    return x
+def input_size(model: Any) -> int:
+    """Return the side of the square RGB patches that a Keras model takes.
 
-
-def _input_size(model: Any) -> int:
+    Raises:
+        ModelFileError: it takes something else.
+    """
     inputs = getattr(model, "inputs", None) or []
     if len(inputs) != 1:
         raise ModelFileError(f"the model has {len(inputs)} inputs, one image is expected")
     shape = tuple(inputs[0].shape)
-    if len(shape) != 4 or shape[3] != 3 or shape[1] != shape[2] or shape[1] is None:
+    if len(shape) == 4 and None in shape[1:3]:
+        raise ModelFileError(
+            f"the model takes images of any size, {shape}: build it again with the size of its patches, (None, S, S, 3)"
+        )
+    if len(shape) != 4 or shape[3] != 3 or shape[1] != shape[2]:
         raise ModelFileError(f"the model takes {shape}, square RGB patches (None, S, S, 3) are expected")
     return int(shape[1])
+
+
+def _no_probabilities(values: NDArray[np.float32], head: Any, own: str | None) -> Exception:
+    seen = f"outputs from {values.min():.3g} to {values.max():.3g}"
+    if own == "linear":
+        return InputError(
+            f"the model's last activation is linear ({seen}): a classifier's logits need --activation sigmoid|softmax,"
+            " a regression is not exported"
+        )
+    return ModelFileError(
+        f"the model's last layer {head.name!r} gives {seen}, which are no probabilities of classes:"
+        " a regression is not exported"
+    )
+
+
+def _are_probabilities(values: NDArray[np.float32]) -> bool:
+    """One unit within 0 to 1, or several that also sum to 1."""
+    if not (values.min() >= -_RANGE_SLACK and values.max() <= 1 + _RANGE_SLACK):  # also false for NaN
+        return False
+    return values.shape[1] == 1 or bool(np.abs(values.sum(axis=1) - 1).max() <= _RANGE_SLACK)
+
+
+def _run(model: Any, scaled: NDArray[np.float32]) -> NDArray[np.float32]:
+    parts = [
+        np.asarray(model(scaled[i : i + _KERAS_BATCH], training=False), dtype=np.float32)
+        for i in range(0, len(scaled), _KERAS_BATCH)
+    ]
+    return np.concatenate(parts)
+
+
+def _linear(x: Any) -> Any:
+    return x
 
 
 def _output_units(model: Any) -> int:
@@ -103,8 +144,14 @@ def _output_units(model: Any) -> int:
         raise ModelFileError(f"the model has {len(model.outputs)} outputs, one is expected")
     shape = tuple(model.outputs[0].shape)
     if len(shape) != 2 or shape[1] is None:
-        raise ModelFileError(f"the model gives {shape}, (None, 1) or (None, classes) is expected")
+        raise ModelFileError(
+            f"the model gives {shape}, (None, 1) or (None, classes) is expected: a map needs a global pooling first"
+        )
     return int(shape[1])
+
+
+def _units(outputs: int) -> str:
+    return f"{outputs} output{'s' * (outputs > 1)}"
 
 
 def _last_layer(model: Any) -> Any:

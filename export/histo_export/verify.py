@@ -21,7 +21,7 @@ from histo_runtime.card import ModelCard
 from histo_runtime.device import import_onnxruntime, usable_threads
 from histo_runtime.scaling import scale
 from histo_runtime.synthetic import synthetic_patches
-from histo_runtime.views import activate, apply_views, merge_views
+from histo_runtime.views import activate, apply_views, merge_views, view_name
 
 # float32 through 19 layers differs by rounding: 2e-6 was measured for VGG19, 1e-4 leaves room for deep networks.
 LOGIT_TOLERANCE = 1e-4
@@ -89,8 +89,8 @@ def keras_reference(
 ) -> Reference:
     """Compute every view of every patch once with Keras; `advance` is called after each view."""
     by_view = []
-    for name in card.views:
-        by_view.append(network.logits(scale(apply_views([name], patches)[0], card.scaling)))
+    for view in card.views:
+        by_view.append(network.logits(scale(apply_views([view], patches)[0], card.scaling)))
         advance()
     logits = np.stack(by_view, axis=1) / np.float32(card.temperature)
     return Reference(patches, logits, merge_views(logits, card.activation, card.merge))
@@ -133,14 +133,14 @@ def runs() -> Iterator[tuple[str, int]]:
 def _parity(card: ModelCard, relative: NDArray[np.float32], merged: float, each: float, on: str) -> Parity:
     by_patch = relative.reshape(*relative.shape[:2], -1).max(axis=2)
     worst_patch, worst_view = (int(i) for i in np.unravel_index(by_patch.argmax(), by_patch.shape))
-    view = {str(name): float(by_patch[:, i].max()) for i, name in enumerate(card.views)}
+    view = {view_name(view): float(by_patch[:, i].max()) for i, view in enumerate(card.views)}
     passed = by_patch.max() <= LOGIT_TOLERANCE and max(merged, each) <= PROBABILITY_TOLERANCE
     return Parity(
         patches=len(relative),
         on=on,
         view=view,
         merged=merged,
-        worst_view=str(card.views[worst_view]),
+        worst_view=view_name(card.views[worst_view]),
         worst_patch=worst_patch,
         passed=bool(passed),
     )
@@ -154,9 +154,7 @@ def _session(model: bytes, optimisation: str) -> Any:
     ort = import_onnxruntime()
     options = ort.SessionOptions()
     level = ort.GraphOptimizationLevel
-    options.graph_optimization_level = (
-        level.ORT_DISABLE_ALL if optimisation == "disabled" else level.ORT_ENABLE_ALL
-    )
+    options.graph_optimization_level = level.ORT_DISABLE_ALL if optimisation == "disabled" else level.ORT_ENABLE_ALL
     options.intra_op_num_threads = usable_threads()
     options.log_severity_level = 3
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
@@ -167,9 +165,7 @@ def _run(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Run a batch size: all patches at the largest one, one batch at the smaller ones."""
     count = len(patches) if batch == max(BATCHES) else batch
-    names = [f"histo/{VIEW_LOGIT}", "view_probability", "probability"]
-    parts = [
-        session.run(names, {"patches": patches[i : i + batch]}) for i in range(0, min(count, len(patches)), batch)
-    ]
+    names = [VIEW_LOGIT, "view_probability", "probability"]
+    parts = [session.run(names, {"patches": patches[i : i + batch]}) for i in range(0, min(count, len(patches)), batch)]
     logits, view_probability, probability = (np.concatenate(part) for part in zip(*parts, strict=True))
     return logits, view_probability, probability

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from histo_runtime.errors import CardError
-from histo_runtime.views import MERGES, POLICIES, SYMMETRIES
+from histo_runtime.errors import CardError, InputError
+from histo_runtime.views import MERGES, POLICIES, check_views
 
 SCHEMA = 1
 METADATA_KEY = "histo.card"  # in the ONNX file's metadata_props
@@ -94,6 +94,10 @@ class ModelCard:
     def _check_together(self) -> None:
         if self.activation == "sigmoid" and len(self.classes) != 2:
             raise CardError(f"card: a sigmoid has two 'classes', not {len(self.classes)}")
+        try:
+            check_views(self.views)
+        except InputError as error:
+            raise CardError(f"card: 'views': {error}") from error
         known = POLICIES.get(self.policy)
         if known is not None and self.views != known:
             raise CardError(f"card: 'views' of policy {self.policy!r} must be {', '.join(known)}")
@@ -186,10 +190,6 @@ def _is_object_or_none(value: Any) -> bool:
     return value is None or isinstance(value, Mapping)
 
 
-def _is_view(value: Any) -> bool:
-    return value in SYMMETRIES if isinstance(value, str) else isinstance(value, Mapping)
-
-
 def _is_colour(value: Any) -> bool:
     if value is None:
         return True
@@ -225,10 +225,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "label_rule": (_is_text, "a text"),
     "colour": (_is_colour, "an object with mean and std of three numbers, or null"),
     "policy": (lambda v: isinstance(v, str) and bool(v), "a text that is not empty"),
-    "views": (
-        lambda v: isinstance(v, tuple) and len(v) > 0 and all(map(_is_view, v)),
-        "a list of view names or matrices",
-    ),
+    "views": (lambda v: isinstance(v, tuple), "a list of view names and affine views"),
     "merge": _one_of(MERGES),
     "adaptive": (_is_object_or_none, "an object, or null"),
     "precision": _one_of(PRECISIONS),

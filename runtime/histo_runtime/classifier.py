@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from histo_runtime.card import METADATA_KEY, ModelCard
+from histo_runtime.checksum import sha256_of
 from histo_runtime.device import open_session, quiet_run_options, usable_threads
 from histo_runtime.errors import CardError, InputError, ModelFileError, ModelNotFoundError, PatchError
-from histo_runtime.files import sha256_of
 from histo_runtime.patches import patch_from_image, read_patch
 from histo_runtime.pipeline import Outcome, overlapped
 from histo_runtime.predictions import Prediction, Predictions, interpret
+from histo_runtime.views import view_name
 
 PatchLike: TypeAlias = NDArray[np.uint8] | str | Path | Image.Image
 TTA = ("full", "none")
@@ -104,7 +105,7 @@ class PatchClassifier:
     @property
     def view_names(self) -> tuple[str, ...]:
         """Names of the model's views, in the order of `view_probability`."""
-        return tuple(view if isinstance(view, str) else str(view.get("name", "")) for view in self.card.views)
+        return tuple(view_name(view) for view in self.card.views)
 
     def predict(
         self, patches: NDArray[np.uint8] | PatchLike | Sequence[PatchLike], *, tta: str = "full"

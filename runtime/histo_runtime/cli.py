@@ -102,6 +102,7 @@ def infer(
       histo-infer valid/ --labels folders -o valid.csv
       histo-infer test/ --format kaggle -o submission.csv
     """
+    from histo_runtime.checksum import check_checksum
     from histo_runtime.classifier import PatchClassifier
     from histo_runtime.labels import read_labels
     from histo_runtime.results import STDOUT, check_table
@@ -122,6 +123,7 @@ def infer(
         threshold=threshold,
         resize=resize,
     )
+    check_checksum(classifier.model, classifier.sha256)
     truth = None if labels is None else read_labels(labels, found.files, classifier.card.classes)
     if truth is not None and len(truth) < len(found.files):
         say(f"{len(found.files) - len(truth)} of {len(found.files)} patches have no label")

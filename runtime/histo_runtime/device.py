@@ -96,9 +96,7 @@ def _parse(device: str) -> int | None:
 def _open_cuda(model: Path, index: int, threads: int | None, warm_up: Callable[[Any], None]) -> Any:
     ort = import_onnxruntime()
     if _CUDA not in ort.get_available_providers():
-        raise DeviceError(
-            f'this onnxruntime ({ort.__version__}) is built without CUDA: pip install "histo-edge[gpu]"'
-        )
+        raise DeviceError(f'this onnxruntime ({ort.__version__}) is built without CUDA: pip install "histo-edge[gpu]"')
     if hasattr(ort, "preload_dlls"):
         ort.preload_dlls()  # finds the CUDA and cuDNN libraries that pip installed
     try:

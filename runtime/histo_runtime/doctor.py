@@ -14,10 +14,12 @@ from typing import Literal
 import numpy as np
 
 from histo_runtime.card import ModelCard
+from histo_runtime.checksum import check_checksum, checksum_path
 from histo_runtime.classifier import PatchClassifier
 from histo_runtime.device import import_onnxruntime, usable_threads
 from histo_runtime.errors import HistoError
 from histo_runtime.golden import TOLERANCE, replay_golden
+from histo_runtime.views import view_name
 
 _TIMED_SECONDS = 2.0
 
@@ -49,6 +51,7 @@ def check_model(model: Path) -> Iterator[Check]:
         yield Check("FAIL", "model", str(error), "see the message")
         return
     yield Check("PASS", "model", f"{model}: card valid, SHA-256 {classifier.sha256}")
+    yield _check_checksum(classifier)
     yield Check("PASS", "device", f"a warm-up run succeeded on {classifier.device}")
     yield _check_golden(classifier)
     yield Check("PASS", "speed", f"{_patches_per_second(classifier):.1f} patches/s, {_views(classifier.card)}")
@@ -82,7 +85,7 @@ def read_aloud(card: ModelCard) -> list[tuple[str, str]]:
 
 
 def _views(card: ModelCard) -> str:
-    names = ", ".join(view if isinstance(view, str) else str(view.get("name", "affine")) for view in card.views)
+    names = ", ".join(view_name(view) for view in card.views)
     return f"{len(card.views)} ({card.policy}: {names}), merged by {card.merge}"
 
 
@@ -111,6 +114,15 @@ def _installed(package: str) -> bool:
     except PackageNotFoundError:
         return False
     return True
+
+
+def _check_checksum(classifier: PatchClassifier) -> Check:
+    try:
+        there = check_checksum(classifier.model, classifier.sha256)
+    except HistoError as error:
+        return Check("FAIL", "checksum", str(error), "copy the model and its .sha256 file again")
+    name = checksum_path(classifier.model).name
+    return Check("PASS", "checksum", f"as in {name}" if there else f"not checked: there is no {name}")
 
 
 def _check_golden(classifier: PatchClassifier) -> Check:

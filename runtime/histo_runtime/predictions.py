@@ -100,6 +100,4 @@ def interpret(
     largest = probability.argmax(axis=1)
     rows = np.arange(len(largest))
     std = view_probability[rows, :, largest].std(axis=1)
-    return Predictions(
-        classes[largest], probability[rows, largest], std, view_probability, probability, view_names
-    )
+    return Predictions(classes[largest], probability[rows, largest], std, view_probability, probability, view_names)

@@ -16,9 +16,7 @@ class Progress:
     Use as a context manager; `stream` defaults to stderr, `quiet` prints nothing at all.
     """
 
-    def __init__(
-        self, total: int, *, unit: str = "patches", quiet: bool = False, stream: TextIO | None = None
-    ) -> None:
+    def __init__(self, total: int, *, unit: str = "patches", quiet: bool = False, stream: TextIO | None = None) -> None:
         self.total = total
         self.done = 0
         self.failed = 0

@@ -126,9 +126,7 @@ def _metrics(summary: Summary, classifier: PatchClassifier) -> dict[str, Any] | 
     return binary_metrics(truth, probability, classifier.threshold).to_dict()
 
 
-def _record(
-    classifier: PatchClassifier, options: RunOptions, summary: Summary, started: datetime
-) -> dict[str, Any]:
+def _record(classifier: PatchClassifier, options: RunOptions, summary: Summary, started: datetime) -> dict[str, Any]:
     return {
         "schema": 1,
         "model": {

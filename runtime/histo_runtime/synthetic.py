@@ -75,9 +75,7 @@ def _outside_centre(rng: np.random.Generator) -> NDArray[np.float64]:
 def _add_tumour_nucleus(
     rng: np.random.Generator, haematoxylin: NDArray[np.float64], middle: NDArray[np.float64]
 ) -> None:
-    _add_nucleus(
-        rng, haematoxylin, middle, radius=rng.uniform(6.0, 9.0), density=rng.uniform(0.5, 0.8), irregular=0.15
-    )
+    _add_nucleus(rng, haematoxylin, middle, radius=rng.uniform(6.0, 9.0), density=rng.uniform(0.5, 0.8), irregular=0.15)
 
 
 def _add_nucleus(

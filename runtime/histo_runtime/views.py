@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from histo_runtime.affine import affine_view, check_affine, kaggle_views
 from histo_runtime.errors import InputError
+
+# The name of a symmetry, or an affine view: {"name": ..., "matrix": [[a, b, c], [d, e, f]]}.
+View: TypeAlias = str | Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -52,16 +57,62 @@ POLICIES: dict[str, tuple[str, ...]] = {
 MERGES = ("mean", "gmean", "max", "median")
 
 
-def apply_views(names: Sequence[str], patches: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Build the named views of square patches `[N, S, S, 3]` uint8 as `[V, N, S, S, 3]` uint8.
+MAX_VIEWS = 64  # each costs a whole network; beyond some dozens it is a mistake in the file
+
+
+def view_name(view: View) -> str:
+    """Name of a view: itself, or the `name` of an affine one."""
+    return view if isinstance(view, str) else str(view["name"])
+
+
+def policy_views(policy: str, size: int) -> tuple[View, ...]:
+    """Return the views of a policy in order, for patches of `size` pixels.
 
     Raises:
-        InputError: a name is not one of `SYMMETRIES`.
+        InputError: no such policy.
     """
-    unknown = [name for name in names if name not in SYMMETRIES]
-    if unknown:
-        raise InputError(f"unknown view {unknown[0]!r}: choose from {', '.join(SYMMETRIES)}")
-    return np.stack([SYMMETRIES[name](patches) for name in names])
+    if policy == "kaggle":
+        return kaggle_views(size)
+    if policy not in POLICIES:
+        raise InputError(f"unknown view policy {policy!r}: choose from {', '.join([*POLICIES, 'kaggle'])}")
+    return POLICIES[policy]
+
+
+def check_views(views: Sequence[Any]) -> None:
+    """Refuse a list of views that can't be built.
+
+    Raises:
+        InputError: none or too many, an unknown name, a name twice, a matrix that is not 2 x 3 or is singular.
+    """
+    if not 1 <= len(views) <= MAX_VIEWS:
+        raise InputError(f"{len(views)} views: 1 to {MAX_VIEWS} are allowed")
+    for view in views:
+        if isinstance(view, str):
+            if view not in SYMMETRIES:
+                raise InputError(f"unknown view {view!r}: choose from {', '.join(SYMMETRIES)}")
+        else:
+            check_affine(view)
+            if view["name"] in SYMMETRIES:
+                raise InputError(f"view {view['name']!r} is the name of a symmetry: an affine view needs its own")
+    names = [view_name(view) for view in views]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(f"view {twice[0]!r} stands twice in the list")
+
+
+def apply_views(views: Sequence[View], patches: NDArray[np.uint8]) -> NDArray[Any]:
+    """Build the views of square patches `[N, S, S, 3]` uint8, as `[V, N, S, S, 3]`.
+
+    Returns:
+        uint8, or float32 (not rounded) when one of the views is affine.
+
+    Raises:
+        InputError: a view is unknown or not valid.
+    """
+    check_views(views)
+    return np.stack(
+        [SYMMETRIES[view](patches) if isinstance(view, str) else affine_view(view, patches) for view in views]
+    )
 
 
 def activate(logits: NDArray[np.float32], activation: str) -> NDArray[np.float32]:
