@@ -79,7 +79,8 @@ def export_model(source: Path, target: Path, options: ExportOptions, *, overwrit
     network = as_network(model, scale(patches, scaling), options.activation)
     card = _make_card(keras_file, network, options, scaling)
     say(f"converting {source} (Keras {keras_file.keras_version or 'before 2'})")
-    fused = fuse(to_core(network), card)
+    core = to_core(network)
+    fused = fuse(core, card)
     reference, parity = _verify(network, fused, card, patches, on)
     if not parity.passed:
         raise ModelFileError(_reject(target, parity))
@@ -94,7 +95,7 @@ def export_model(source: Path, target: Path, options: ExportOptions, *, overwrit
         card=card,
         parity=parity,
         parameters=int(network.model.count_params()),
-        operators=operator_counts(fused),
+        operators=operator_counts(core),
         sha256=sha256,
     )
 

@@ -68,7 +68,7 @@ def refuse_code(path: Path, config: Mapping[str, Any]) -> None:
         ModelFileError: names the file, the layer and its class.
     """
     for layer, item in _objects({key: value for key, value in config.items() if key != "compile_config"}):
-        class_name, module = item["class_name"], item.get("module")
+        class_name, module = str(item["class_name"]), item.get("module")
         inner = item.get("config")
         if class_name in _CODE:
             raise ModelFileError(
@@ -133,9 +133,7 @@ def refuse_hostile_archive(path: Path, archive: zipfile.ZipFile) -> None:
         raise ModelFileError(f"{path}: unpacks from {packed:,} to {unpacked:,} bytes: a zip bomb, or no Keras model")
 
 
-def _is_known(class_name: Any, module: Any, inner: Any) -> bool:
-    if not isinstance(class_name, str):
-        return False
+def _is_known(class_name: str, module: Any, inner: Any) -> bool:
     if class_name == "function":  # an activation, written out
         return isinstance(inner, str) and inner in _ACTIVATIONS
     # Keras 2 writes no module; Keras 3 names its own ("keras.src.ops.numpy") and Python's for tuples and slices.

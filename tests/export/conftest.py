@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner, Result
 
 SIZE = 32
 
@@ -38,6 +39,13 @@ def build_tiny(keras: Any, *, units: int = 1, activation: str | None = "sigmoid"
     spread = keras.initializers.RandomNormal(stddev=4.0)
     head = layers.Dense(units, activation=activation, kernel_initializer=spread)
     return keras.Model(image, head(layers.Dropout(0.5)(pooled)))
+
+
+def run_export(*arguments: Any) -> Result:
+    """Run histo-export in this process."""
+    from histo_export.cli import export
+
+    return CliRunner().invoke(export, [str(item) for item in arguments])
 
 
 @pytest.fixture(scope="session")

@@ -12,21 +12,17 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from click.testing import CliRunner, Result
-from histo_export.cli import export
+from click.testing import Result
+
 from histo_runtime import ModelCard, PatchClassifier
 from histo_runtime.card import METADATA_KEY
 from histo_runtime.golden import replay_golden
 from histo_runtime.keras_card import write_keras_card
 from histo_runtime.views import POLICIES, apply_views
-
-from tests.export.conftest import SIZE
+from tests.export.conftest import SIZE, build_tiny
+from tests.export.conftest import run_export as run
 
 pytestmark = pytest.mark.tensorflow
-
-
-def run(*arguments: Any) -> Result:
-    return CliRunner().invoke(export, [str(item) for item in arguments])
 
 
 def assert_one_line(result: Result, *texts: str) -> None:
@@ -118,8 +114,9 @@ def test_verify_compares_on_the_users_patches(keras2_h5: Path, tmp_path: Path, p
 def test_a_model_that_misses_the_gate_is_not_written(
     keras2_h5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import histo_export.export as room
     from onnx import numpy_helper
+
+    import histo_export.export as room
 
     convert = room.to_core
 
@@ -174,9 +171,9 @@ def test_nothing_but_our_own_lines_reaches_the_terminal(keras2_h5: Path, tmp_pat
     done = subprocess.run(
         [sys.executable, "-c", code, str(keras2_h5), str(target)], capture_output=True, text=True, check=True
     )
-    ours = re.compile(r".*has no histo-edge card|converting |verifying |\d+/\d+ checks")
+    ours = re.compile(r".*has no histo-edge card|.*1/255 is assumed|converting |verifying |\d+/\d+ checks")
     assert [line for line in done.stderr.splitlines() if not ours.match(line)] == []
-    assert all(re.match(r"[\w ]{1,18} ", line) for line in done.stdout.splitlines())
+    assert all(re.match(r"[\w ]{20}\S", line) for line in done.stdout.splitlines())
 
 
 def test_export_without_onnxruntime_names_the_extra(
@@ -186,3 +183,85 @@ def test_export_without_onnxruntime_names_the_extra(
     result = run(keras2_h5, tmp_path / "a.onnx")
     assert result.exit_code == 1
     assert_one_line(result, "histo-edge[cpu]")
+
+
+def test_a_model_that_rescales_itself_is_given_raw_pixels(keras3: Any, tmp_path: Path, patches: np.ndarray) -> None:
+    image = keras3.Input((SIZE, SIZE, 3))
+    model = keras3.Model(image, build_tiny(keras3)(keras3.layers.Rescaling(1 / 255)(image)))
+    model.save(str(tmp_path / "raw.keras"))
+    result = run(tmp_path / "raw.keras", tmp_path / "raw.onnx", "--views", "none")
+    assert result.exit_code == 0, result.stderr
+    classifier = PatchClassifier(tmp_path / "raw.onnx")
+    assert classifier.card.scaling == "raw"
+    expected = np.asarray(model(patches.astype(np.float32)))[:, 0]
+    np.testing.assert_allclose(classifier.predict(patches).probability, expected, atol=1e-5)
+
+
+def test_a_sigmoid_before_the_pooling_exports_and_is_compared_by_probability(
+    keras2: Any, tmp_path: Path, patches: np.ndarray
+) -> None:
+    image = keras2.Input((SIZE, SIZE, 3))
+    maps = keras2.layers.Conv2D(1, 3, activation="sigmoid", kernel_initializer="random_normal")(image)
+    model = keras2.Model(image, keras2.layers.GlobalAveragePooling2D()(maps))
+    model.save(str(tmp_path / "pooled.h5"))
+    result = run(tmp_path / "pooled.h5", tmp_path / "pooled.onnx", "--merge", "gmean")
+    assert result.exit_code == 0, result.stderr
+    parity = PatchClassifier(tmp_path / "pooled.onnx").card.parity
+    assert parity is not None
+    assert parity["probability_tolerance"] == 1e-5
+    expected = np.asarray(model(patches / np.float32(255)))[:, 0]
+    got = PatchClassifier(tmp_path / "pooled.onnx").predict(patches, tta="none")
+    np.testing.assert_allclose(got.probability, expected, atol=1e-5)
+
+
+def test_the_checksum_is_written_as_sha256sum_reads_it(exported: tuple[Path, Result]) -> None:
+    target = exported[0]
+    done = subprocess.run(
+        ["sha256sum", "-c", f"{target.name}.sha256"], cwd=target.parent, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_users_own_views_are_fused(keras2_h5: Path, tmp_path: Path) -> None:
+    own = ["rot180", {"name": "tilted", "matrix": [[0.9, -0.3, 4.0], [0.3, 0.9, -2.5]]}]
+    (tmp_path / "mine.json").write_text(json.dumps(own))
+    result = run(keras2_h5, tmp_path / "own.onnx", "--views", tmp_path / "mine.json", "--merge", "median")
+    assert result.exit_code == 0, result.stderr
+    classifier = PatchClassifier(tmp_path / "own.onnx")
+    assert classifier.view_names == ("rot180", "tilted")
+    assert (classifier.card.policy, list(classifier.card.views)) == ("custom", own)
+
+
+BAD_VIEWS = {
+    "unknown name": (["identity", "sideways"], "'sideways'"),
+    "singular": ([{"name": "flat", "matrix": [[1, 1, 0], [1, 1, 0]]}], "'flat'.*singular"),
+    "too many": (["identity"] * 10_000, "10000 views"),
+    "twice": (["hflip", "hflip"], "twice"),
+    "none": ([], "0 views"),
+    "no list": ({"identity": 1}, "JSON list"),
+    "no matrix": ([{"name": "tilted"}], "two rows of three numbers"),
+    "huge": ([{"name": "far", "matrix": [[1e9, 0, 0], [0, 1, 0]]}], "far beyond"),
+}
+
+
+@pytest.mark.parametrize(("views", "reason"), BAD_VIEWS.values(), ids=BAD_VIEWS)
+def test_views_that_cant_be_built_are_refused(keras2_h5: Path, tmp_path: Path, views: Any, reason: str) -> None:
+    (tmp_path / "bad.json").write_text(json.dumps(views))
+    result = run(keras2_h5, tmp_path / "a.onnx", "--views", tmp_path / "bad.json")
+    assert result.exit_code == 1
+    assert_one_line(result, "bad.json")
+    assert re.search(reason, result.stderr)
+    assert not (tmp_path / "a.onnx").exists()
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(keras2_h5: Path, tmp_path: Path) -> None:
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096));"
+        "from histo_export.cli import export; export()"
+    )
+    arguments = [sys.executable, "-c", code, str(keras2_h5), str(tmp_path / "a.onnx"), "--views", "none"]
+    done = subprocess.run(arguments, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "a.onnx: can't be written" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -9,14 +9,14 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from histo_export.convert import operator_counts
-from histo_export.fuse import fuse
-from histo_runtime.scaling import scale
-from histo_runtime.views import MERGES, POLICIES, activate, apply_views, merge_views
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from histo_export.convert import operator_counts
+from histo_export.fuse import fuse
+from histo_runtime.scaling import scale
+from histo_runtime.views import MERGES, POLICIES, activate, apply_views, merge_views
 from tests.tiny import DATA, FILES, SIZE, tiny_card, tiny_core, tiny_logits, tiny_model
 
 HEADS = {1: "sigmoid", 3: "softmax"}

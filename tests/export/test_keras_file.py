@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from histo_export.keras_file import inspect, load
 from histo_runtime.card import ModelCard
 from histo_runtime.errors import ModelFileError, ModelNotFoundError
 from histo_runtime.keras_card import write_keras_card
-
 from tests.export.conftest import build_tiny
 
 h5py = pytest.importorskip("h5py", reason="Keras files are HDF5")
@@ -58,23 +58,6 @@ def test_the_card_of_training_is_found(keras2_h5: Path, tmp_path: Path) -> None:
     assert inspect(copy).card == card
 
 
-@pytest.mark.parametrize(
-    "item",
-    [
-        layer("Lambda"),
-        layer("Dense", kernel_initializer={"class_name": "__lambda__", "config": {"value": "cGFzcw=="}}),
-        layer("Evil", module="os"),
-        layer("package>Evil"),
-    ],
-    ids=["Lambda", "lambda inside", "foreign module", "registered class"],
-)
-def test_code_in_a_file_is_refused_by_the_name_of_its_layer(tmp_path: Path, item: dict[str, Any]) -> None:
-    with pytest.raises(ModelFileError) as caught:
-        inspect(write_h5(tmp_path / "evil.h5", nested(item)))
-    assert "evil.h5" in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
 @pytest.mark.parametrize("suffix", [".h5", ".keras"])
 def test_a_lambda_that_would_write_a_file_does_not(suffix: str, tmp_path: Path, keras2: Any, keras3: Any) -> None:
     keras = keras2 if suffix == ".h5" else keras3
@@ -93,9 +76,6 @@ def test_a_lambda_that_would_write_a_file_does_not(suffix: str, tmp_path: Path, 
 
 def test_damaged_files_are_one_line_that_names_them(keras2_h5: Path, tmp_path: Path) -> None:
     whole = keras2_h5.read_bytes()
-    weights_only = tmp_path / "weights.h5"
-    with h5py.File(weights_only, "w") as file:
-        file.attrs["layer_names"] = [b"dense"]
     with zipfile.ZipFile(tmp_path / "zip.keras", "w") as archive:
         archive.writestr("readme.txt", "no model")
     (tmp_path / "cut.h5").write_bytes(whole[: len(whole) // 2])
@@ -107,7 +87,6 @@ def test_damaged_files_are_one_line_that_names_them(keras2_h5: Path, tmp_path: P
         "text.h5": "neither HDF5",
         "empty.h5": "neither HDF5",
         "no_config.h5": "no Keras model",
-        "weights.h5": "weights only",
         "zip.keras": "no Keras model",
     }
     for name, reason in cases.items():

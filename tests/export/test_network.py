@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from histo_export.network import as_network
-from histo_runtime.errors import InputError, ModelFileError
 from scipy.special import logit, softmax
 
+from histo_export.network import as_network, input_size
+from histo_runtime.errors import InputError, ModelFileError
 from tests.export.conftest import SIZE, build_tiny
 
 pytestmark = pytest.mark.tensorflow
@@ -28,7 +28,7 @@ def scaled() -> np.ndarray:
 def test_a_sigmoid_gives_the_logit_of_its_probability(keras: Any, scaled: np.ndarray) -> None:
     model = build_tiny(keras)
     probability = np.asarray(model(scaled))[:, 0].astype(float)
-    network = as_network(model)
+    network = as_network(model, scaled)
     assert (network.size, network.outputs, network.classes, network.activation) == (SIZE, 1, 2, "sigmoid")
     np.testing.assert_allclose(network.logits(scaled), logit(probability), rtol=1e-4)
 
@@ -36,7 +36,7 @@ def test_a_sigmoid_gives_the_logit_of_its_probability(keras: Any, scaled: np.nda
 def test_a_softmax_gives_logits_of_its_classes(keras: Any, scaled: np.ndarray) -> None:
     model = build_tiny(keras, units=3, activation="softmax")
     probability = np.asarray(model(scaled))
-    network = as_network(model)
+    network = as_network(model, scaled)
     assert (network.outputs, network.classes, network.activation) == (3, 3, "softmax")
     np.testing.assert_allclose(softmax(network.logits(scaled), axis=1), probability, atol=1e-6)
 
@@ -45,32 +45,58 @@ def test_an_activation_layer_at_the_end_counts_as_the_head(keras: Any, scaled: n
     linear = build_tiny(keras, activation=None)
     expected = np.asarray(linear(scaled))[:, 0]
     model = keras.Sequential([linear, keras.layers.Activation("sigmoid")])
-    np.testing.assert_allclose(as_network(model).logits(scaled), expected, rtol=1e-5)
+    np.testing.assert_allclose(as_network(model, scaled).logits(scaled), expected, rtol=1e-5)
 
 
-def test_a_linear_head_needs_the_option_that_its_refusal_names(keras: Any) -> None:
+def test_a_linear_head_needs_the_option_that_its_refusal_names(keras: Any, scaled: np.ndarray) -> None:
     with pytest.raises(InputError, match=r"--activation sigmoid\|softmax"):
-        as_network(build_tiny(keras, activation=None))
-    assert as_network(build_tiny(keras, activation=None), "sigmoid").activation == "sigmoid"
+        as_network(build_tiny(keras, activation=None), scaled)
+    assert as_network(build_tiny(keras, activation=None), scaled, "sigmoid").activation == "sigmoid"
 
 
-def test_an_activation_that_contradicts_the_head_is_refused(keras: Any) -> None:
+def test_an_activation_that_contradicts_the_head_is_refused(keras: Any, scaled: np.ndarray) -> None:
     with pytest.raises(InputError, match="sigmoid"):
-        as_network(build_tiny(keras), "softmax")
+        as_network(build_tiny(keras), scaled, "softmax")
+
+
+def test_a_sigmoid_before_the_pooling_gives_log_odds_of_its_probability(keras: Any, scaled: np.ndarray) -> None:
+    image = keras.Input((SIZE, SIZE, 3))
+    maps = keras.layers.Conv2D(1, 3, activation="sigmoid")(image)
+    model = keras.Model(image, keras.layers.GlobalAveragePooling2D()(maps))
+    network = as_network(model, scaled)
+    assert network.gives_probability
+    probability = np.asarray(model(scaled))[:, 0].astype(float)
+    np.testing.assert_allclose(network.logits(scaled), logit(probability), rtol=1e-4)
 
 
 @pytest.mark.parametrize(
     ("units", "activation", "reason"),
-    [(3, "sigmoid", "one sigmoid unit"), (1, "softmax", "one sigmoid unit"), (1, "relu", "no sigmoid or softmax")],
+    [
+        (3, "sigmoid", "no probabilities of classes"),
+        (1, "softmax", "for every patch"),
+        (1, "softplus", "no probabilities of classes"),
+    ],
 )
-def test_heads_that_are_no_classifier_are_refused(keras: Any, units: int, activation: str, reason: str) -> None:
+def test_heads_that_are_no_classifier_are_refused(
+    keras: Any, units: int, activation: str, reason: str, scaled: np.ndarray
+) -> None:
     with pytest.raises(ModelFileError, match=reason):
-        as_network(build_tiny(keras, units=units, activation=activation))
+        as_network(build_tiny(keras, units=units, activation=activation), scaled)
 
 
-@pytest.mark.parametrize("shape", [(16, 32, 3), (32, 32, 1), (None, None, 3)])
-def test_inputs_that_are_no_square_rgb_patches_are_refused(keras: Any, shape: tuple[int | None, ...]) -> None:
+def test_a_map_as_output_is_refused(keras: Any, scaled: np.ndarray) -> None:
+    image = keras.Input((SIZE, SIZE, 3))
+    with pytest.raises(ModelFileError, match="global pooling"):
+        as_network(keras.Model(image, keras.layers.Conv2D(1, 3, activation="sigmoid")(image)), scaled)
+
+
+@pytest.mark.parametrize(
+    ("shape", "reason"), [((16, 32, 3), "square RGB"), ((32, 32, 1), "square RGB"), ((None, None, 3), "any size")]
+)
+def test_inputs_that_are_no_square_rgb_patches_are_refused(
+    keras: Any, shape: tuple[int | None, ...], reason: str
+) -> None:
     image = keras.Input(shape)
     pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(2, 3)(image))
-    with pytest.raises(ModelFileError, match="square RGB"):
-        as_network(keras.Model(image, keras.layers.Dense(1, activation="sigmoid")(pooled)))
+    with pytest.raises(ModelFileError, match=reason):
+        input_size(keras.Model(image, keras.layers.Dense(1, activation="sigmoid")(pooled)))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
+
 from histo_export.fuse import fuse
 from histo_export.verify import Reference, compare, verification_patches
 from histo_runtime.card import ModelCard
 from histo_runtime.scaling import scale
 from histo_runtime.views import apply_views, merge_views
-from onnx import numpy_helper
-
 from tests.tiny import SIZE, tiny_card, tiny_core, tiny_logits
 
 
