@@ -53,9 +53,7 @@ def tiny_core(outputs: int) -> onnx.ModelProto:
 
 def tiny_logits(outputs: int, scaled: NDArray[np.float32]) -> NDArray[np.float64]:
     """The same network in numpy, float64: `[N, S, S, 3]` -> `[N, outputs]`."""
-    weights = {
-        item.name: numpy_helper.to_array(item).astype(float) for item in tiny_core(outputs).graph.initializer
-    }
+    weights = {item.name: numpy_helper.to_array(item).astype(float) for item in tiny_core(outputs).graph.initializer}
     windows = np.lib.stride_tricks.sliding_window_view(scaled.astype(float), (5, 5), axis=(1, 2))[:, ::3, ::3]
     conv = np.einsum("nhwcij,fcij->nhwf", windows, weights["kernel"]) + weights["bias"]
     return np.maximum(conv, 0).mean(axis=(1, 2)) @ weights["dense"] + weights["dense_bias"]

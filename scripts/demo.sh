@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# The whole way on synthetic patches: draw, train, export, score, compare. Writes to demo/ (ignored by git) only.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source scripts/environment.sh
+
+make_environment .venv "cpu,export,train,formats,dev"
+source .venv/bin/activate
+
+demo=demo
+started=$SECONDS
+step() { printf '\n\033[1m[%4ds] %s\033[0m\n' $((SECONDS - started)) "$*" >&2; "$@"; }
+
+rm -rf "$demo"
+step python -m histo_runtime.synthetic "$demo/patches" --count 800 --seed 1
+step python -m histo_runtime.synthetic "$demo/held-out" --count 128 --seed 2
+step histo-train "$demo/patches" "$demo/model.h5" --weights random --crop 48 --epochs 4
+step histo-export "$demo/model.h5" "$demo/model.onnx"
+step histo-infer "$demo/held-out" --model "$demo/model.onnx" --labels folders -o "$demo/predictions.csv"
+step python scripts/demo_table.py "$demo"
+printf '\n[%4ds] done\n' $((SECONDS - started)) >&2

@@ -1,0 +1,117 @@
+"""What the tests of all rooms share: where the tiny models lie, and patches on disk."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from PIL import Image
+
+from histo_runtime.classifier import PatchClassifier
+from histo_runtime.synthetic import synthetic_patches
+
+DATA = Path(__file__).parent / "data"
+SIDE = 32
+
+# No deadline: a busy machine is no failure. No database: the tests leave nothing in the working tree.
+settings.register_profile("histo", deadline=None, database=None, max_examples=60)
+settings.load_profile("histo")
+
+
+@pytest.fixture(scope="session")
+def models() -> Path:
+    """The folder of the tiny models, which tests/tiny.py wrote."""
+    return DATA
+
+
+@pytest.fixture(scope="session")
+def tiny() -> PatchClassifier:
+    """One sigmoid, eight views."""
+    return PatchClassifier(DATA / "sigmoid_d4.onnx", device="cpu", threads=1)
+
+
+@pytest.fixture(scope="session")
+def tiny_plain() -> PatchClassifier:
+    """One sigmoid, one view."""
+    return PatchClassifier(DATA / "sigmoid_none.onnx", device="cpu", threads=1)
+
+
+@pytest.fixture(scope="session")
+def tiny_softmax() -> PatchClassifier:
+    """Three classes, four views."""
+    return PatchClassifier(DATA / "softmax_flips.onnx", device="cpu", threads=1)
+
+
+@pytest.fixture(scope="session")
+def drawn() -> tuple[np.ndarray, np.ndarray]:
+    """24 patches 32x32 and labels that alternate: synthetic tissue, with noise and a colour cast as an afterthought.
+
+    The tiny network is deaf to tissue alone; with these its probabilities and views differ, and its AUC is neither
+    0 nor 1.
+    """
+    patches, labels = synthetic_patches(24, seed=11)
+    rng = np.random.default_rng(12)
+    noise = rng.integers(0, 256, (24, SIDE, SIDE, 3)) * rng.uniform(0.2, 1, (24, 1, 1, 1))
+    cast = rng.uniform(0, 1, (24, 1, 1, 3)) ** 2 + 0.1 * labels[:, None, None, None] * np.array([1, 0, 1])
+    mixed = (0.15 * patches[:, SIDE : 2 * SIDE, SIDE : 2 * SIDE] + 0.85 * noise) * cast.clip(0, 1)
+    return mixed.astype(np.uint8), labels
+
+
+@pytest.fixture(scope="session")
+def patches(drawn: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    return drawn[0]
+
+
+@pytest.fixture(scope="session")
+def labels(drawn: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    return drawn[1]
+
+
+@pytest.fixture(scope="session")
+def folder(drawn: tuple[np.ndarray, np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same patches as files: 0/NN.png and 1/NN.png, named by their position in `patches`. Don't write here."""
+    top = tmp_path_factory.mktemp("patches")
+    for index, (patch, label) in enumerate(zip(*drawn, strict=True)):
+        target = top / str(label) / f"{index:02}.png"
+        target.parent.mkdir(exist_ok=True)
+        Image.fromarray(patch).save(target)
+    return top
+
+
+@pytest.fixture
+def command() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a command of the package in a process of its own: `command("infer", "patches/", cwd=tmp_path)`."""
+
+    def run(name: str, *arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, **options.pop("env", {})}
+        return subprocess.run(
+            [sys.executable, "-c", f"from histo_runtime.cli import {name}; {name}()", *map(str, arguments)],
+            **{"capture_output": True, "text": True, "timeout": 60, **options},
+            env=environment,
+            check=False,
+        )
+
+    return run
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """Read a CSV file the way any other program would."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def read_json(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def names_in(folder: Path) -> list[str]:
+    """What lies in a folder, hidden files too."""
+    return sorted(path.name for path in folder.iterdir())

@@ -1,0 +1,94 @@
+"""True labels come from folder names or from a CSV, and a doubtful label is refused, not guessed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from histo_runtime.errors import InputError
+from histo_runtime.labels import read_labels
+from histo_runtime.sources import PatchFile, find_patches
+
+CLASSES = ("normal", "tumour")
+
+
+def listed(top: Path, *names: str) -> tuple[PatchFile, ...]:
+    for name in names:
+        (top / name).parent.mkdir(parents=True, exist_ok=True)
+        (top / name).touch()
+    return find_patches([str(top)]).files
+
+
+@pytest.mark.parametrize(("negative", "positive"), [("0", "1"), CLASSES, ("normal", "1")])
+def test_folders_named_0_and_1_or_after_the_classes_are_labels(tmp_path: Path, negative: str, positive: str) -> None:
+    files = listed(tmp_path, f"{negative}/a.png", f"slide 7/{positive}/b.png", "unsure/c.png", "d.png")
+    assert read_labels("folders", files, CLASSES) == {f"{negative}/a.png": 0, f"slide 7/{positive}/b.png": 1}
+
+
+def test_the_folder_that_was_typed_is_a_label_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed(tmp_path, "1/a.png")
+    monkeypatch.chdir(tmp_path / "1")
+    for argument in (".", "a.png", str(tmp_path / "1")):
+        files = find_patches([argument]).files
+        assert read_labels("folders", files, CLASSES) == {files[0].name: 1}
+
+
+def test_a_class_name_wins_over_an_index() -> None:
+    files = [PatchFile("1/a.png", Path("1/a.png"))]
+    assert read_labels("folders", files, ("1", "0")) == {"1/a.png": 0}
+
+
+def test_with_several_classes_each_index_and_name_is_known(tmp_path: Path) -> None:
+    files = listed(tmp_path, "2/a.png", "lymph/b.png")
+    assert read_labels("folders", files, ("stroma", "lymph", "tumour")) == {"2/a.png": 2, "lymph/b.png": 1}
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "path,label\nx/a.png,1\nb.tif,normal\nelsewhere.png,1\n",
+        "label,id\n1,a\nnormal,b\n1,elsewhere\n",
+        "id,label\r\na, tumour \r\nb,0\r\n",
+        "\ufeffpath,label\nx/a.png,1\nx/a.png,1\nb.tif,0\n",
+    ],
+)
+def test_a_csv_joins_on_path_or_id(tmp_path: Path, table: str) -> None:
+    files = listed(tmp_path / "patches", "x/a.png", "b.tif", "unlabelled.png")
+    (tmp_path / "labels.csv").write_text(table, encoding="utf-8")
+    assert read_labels(str(tmp_path / "labels.csv"), files, CLASSES) == {"x/a.png": 1, "b.tif": 0}
+
+
+@pytest.mark.parametrize(
+    ("table", "reason"),
+    [
+        ("id,label\na,0\na,1\n", "'a' has two labels, '0' and '1'"),
+        ("path,label\na.png,0\na.png,1\n", "'a.png' has two labels"),
+        ("id,label\na,2\n", "unknown label '2'.*normal, tumour"),
+        ("id,label\na,Tumour\n", "unknown label 'Tumour'"),
+        ("id,label\nelsewhere,1\n", "none of the patches has a label"),
+        ("path,label\n", "none of the patches has a label|no column"),
+        ("id,label\n", "none of the patches has a label|no column"),
+        ("id,label\na,\n", "row 1"),
+        ("name,label\na,1\n", "no column"),
+        ("id\na\n", "no column 'label'"),
+        ("", "no column"),
+    ],
+)
+def test_a_doubtful_csv_is_refused_with_its_name(tmp_path: Path, table: str, reason: str) -> None:
+    files = listed(tmp_path / "patches", "a.png")
+    (tmp_path / "labels.csv").write_text(table)
+    with pytest.raises(InputError, match=reason) as error:
+        read_labels(str(tmp_path / "labels.csv"), files, CLASSES)
+    assert "labels.csv" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_folders_without_a_label_are_refused_with_the_names_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="normal, tumour or 0 to 1"):
+        read_labels("folders", listed(tmp_path, "good/a.png", "bad/b.png"), CLASSES)
+
+
+def test_a_missing_csv_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"gone\.csv"):
+        read_labels(str(tmp_path / "gone.csv"), listed(tmp_path, "a.png"), CLASSES)

@@ -1,0 +1,172 @@
+"""The command: a short real run, and how bad input ends."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from histo_runtime.card import ModelCard
+from histo_runtime.keras_card import read_keras_card
+from histo_runtime.metrics import roc_auc
+from histo_runtime.views import POLICIES
+from histo_train.cli import train
+from tests.train.conftest import write_folders
+
+SETTINGS = ["--weights", "random", "--epochs", "1", "--batch-size", "6", "--crop", "48", "--validation", "0.25"]
+
+
+def command(*arguments: object) -> Result:
+    return CliRunner().invoke(train, [str(argument) for argument in arguments])
+
+
+def assert_one_line(result: Result, code: int, *words: str) -> None:
+    assert result.exit_code == code
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1, result.stderr
+    assert all(word in result.stderr for word in words), result.stderr
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result, Path]:
+    """Model, result and data of a run on 12 of 16 patches: a step of crops, a step of full patches."""
+    pytest.importorskip("keras")
+    folder = tmp_path_factory.mktemp("run")
+    data = write_folders(folder / "data", 16)
+    return folder / "model.h5", command(data, folder / "model.h5", *SETTINGS, "--json"), data
+
+
+@pytest.mark.tensorflow
+class TestRun:
+    def test_prints_one_json_object_on_stdout_and_the_epoch_on_stderr(self, run: Any) -> None:
+        path, result, _ = run
+        assert result.exit_code == 0, result.stderr
+        report = json.loads(result.stdout)
+        assert report["model"] == str(path)
+        assert report["parameters"] == 20_024_897
+        assert report["validation"]["n"] == 4
+        assert "epoch 1/1: loss" in result.stderr
+        assert "12 patches (6 normal, 6 tumour) to train, 4 patches (2 normal, 2 tumour)" in result.stderr
+
+    def test_model_loads_as_a_plain_vgg19_without_augmentation_or_normalisation(self, run: Any) -> None:
+        import keras
+
+        classifier = keras.models.load_model(run[0], compile=False)
+        assert classifier.count_params() == 20_024_897
+        kinds = {type(layer).__name__ for part in (classifier, classifier.get_layer("vgg19")) for layer in part.layers}
+        assert kinds == {
+            "InputLayer", "Functional", "Conv2D", "MaxPooling2D", "GlobalAveragePooling2D", "Dropout", "Dense",
+        }  # fmt: skip
+
+    def test_card_tells_what_export_and_inference_need(self, run: Any) -> None:
+        path, result, _ = run
+        card = read_keras_card(path)
+        assert isinstance(card, ModelCard)
+        assert (card.size, card.scaling, card.activation, card.threshold) == (96, "unit", "sigmoid", 0.5)
+        assert card.classes == ("normal", "tumour")
+        assert (card.policy, card.views, card.merge) == ("d4", POLICIES["d4"], "mean")
+        assert {"histo-edge", "keras"} <= set(card.tools)
+        assert card.colour is not None
+        auc = json.loads(result.stdout)["validation"]["auc"]
+        assert card.metrics[0] == {"metric": "AUC", "split": "validation", "n": 4, "value": auc, "interval": None}
+
+    def test_printed_auc_is_that_of_the_saved_model(self, run: Any) -> None:
+        import keras
+
+        from histo_train.data import load_dataset
+
+        path, result, data = run
+        pixels, labels = load_dataset(data, 0.25, size=96, seed=0).valid.take(slice(None))
+        probability = keras.models.load_model(path, compile=False).predict_on_batch(pixels / np.float32(255))
+        expected = roc_auc(labels, np.asarray(probability)[:, 0])
+        assert json.loads(result.stdout)["validation"]["auc"] == pytest.approx(expected)
+
+    def test_nothing_but_the_model_is_left_in_its_folder(self, run: Any) -> None:
+        assert sorted(path.name for path in run[0].parent.iterdir()) == ["data", "model.h5"]
+
+    def test_goes_on_from_its_own_weights_and_leaves_an_existing_model_when_it_fails(
+        self, run: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path, _, data = run
+        before = path.read_bytes()
+
+        def no_space(*_args: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("histo_train.run.write_keras_card", no_space)
+        settings = ["--weights", path, "--epochs", 1, "--batch-size", 4, "--crop", 32, "--overwrite"]
+        result = command(data, path, *settings)
+        assert result.exit_code == 1
+        assert result.stderr.splitlines()[-1] == f"histo-train: {path}: can't be written (No space left on device)"
+        assert path.read_bytes() == before
+        assert sorted(file.name for file in path.parent.iterdir()) == ["data", "model.h5"]
+
+    def test_interrupted_run_exits_130_and_leaves_nothing(
+        self, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def interrupt(*_args: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("histo_train.run.fit", interrupt)
+        result = command(run[2], tmp_path / "model.h5", *SETTINGS)
+        assert result.exit_code == 130
+        assert list(tmp_path.iterdir()) == []
+
+    def test_weights_that_do_not_exist_end_in_one_line(self, run: Any, tmp_path: Path) -> None:
+        result = command(run[2], tmp_path / "model.h5", "--weights", tmp_path / "none.h5")
+        assert result.exit_code == 1
+        assert "none.h5: no such Keras file" in result.stderr.splitlines()[-1]
+
+
+class TestBadInput:
+    def test_missing_data(self, tmp_path: Path) -> None:
+        assert_one_line(command(tmp_path / "none", tmp_path / "model.h5"), 1, "none", "no such folder")
+
+    def test_folder_without_images(self, tmp_path: Path) -> None:
+        assert_one_line(command(tmp_path, tmp_path / "model.h5"), 1, str(tmp_path), "no labelled images")
+
+    def test_one_class_only(self, folders: Path, tmp_path: Path) -> None:
+        shutil.rmtree(folders / "1")
+        assert_one_line(command(folders, tmp_path / "model.h5"), 1, "two folders of images")
+
+    def test_existing_model_is_refused_before_data_is_read_and_left_alone(self, tmp_path: Path) -> None:
+        (tmp_path / "model.h5").write_text("precious")
+        result = command(tmp_path / "none", tmp_path / "model.h5")
+        assert_one_line(result, 1, "model.h5", "--overwrite")
+        assert (tmp_path / "model.h5").read_text() == "precious"
+
+    def test_folder_of_the_model_that_does_not_exist(self, folders: Path, tmp_path: Path) -> None:
+        assert_one_line(command(folders, tmp_path / "none" / "model.h5"), 1, "none", "does not exist")
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ("model.onnx",),
+            ("model.h5", "--crop", 31),
+            ("model.h5", "--epochs", 0),
+            ("model.h5", "--validation", 1.5),
+        ],
+    )
+    def test_wrong_usage_exits_2(self, folders: Path, arguments: tuple[object, ...]) -> None:
+        assert command(folders, *arguments).exit_code == 2
+
+    def test_missing_keras_names_the_extra(
+        self, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "keras", None)
+        result = command(folders, tmp_path / "model.h5")
+        assert result.exit_code == 1
+        assert 'pip install "histo-edge[train]"' in result.stderr.splitlines()[-1]
+
+
+def test_help_needs_neither_keras_nor_numpy() -> None:
+    code = "import sys, histo_train.cli; sys.exit(bool({'keras', 'numpy'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert "Kaggle layout" in command("--help").stdout
