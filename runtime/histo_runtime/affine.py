@@ -63,7 +63,7 @@ def check_affine(view: Any) -> None:
         raise InputError('an affine view is written {"name": ..., "matrix": [[...], [...]]}')
     try:
         matrix = np.asarray(view.get("matrix"), np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         matrix = np.empty(0)
     if matrix.shape != (2, 3) or not np.isfinite(matrix).all():
         raise InputError(f"view {name!r}: its matrix must be two rows of three numbers")

@@ -16,6 +16,7 @@ METADATA_KEY = "histo.card"  # in the ONNX file's metadata_props
 SCALINGS = ("unit", "caffe", "tf", "raw")
 ACTIVATIONS = ("sigmoid", "softmax")
 PRECISIONS = ("fp32", "fp16", "int8")
+_LARGEST_NUMBER = 1e300
 INTENDED_USE = "Research use only, not for diagnosis."
 
 
@@ -113,12 +114,12 @@ class ModelCard:
             CardError: not JSON, not schema version 1, a required key missing, or a value out of range.
         """
         try:
-            data = json.loads(text, parse_constant=_refuse_constant)
+            data = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
         except (ValueError, RecursionError) as error:
             raise CardError(f"card: not JSON ({error})") from error
         if not isinstance(data, dict):
             raise CardError(f"card: must be a JSON object, not {_short(data)}")
-        if data.get("schema") != SCHEMA:
+        if not _is_schema(data.get("schema")):
             raise CardError(
                 f"card: schema version {_short(data.get('schema'))}, this histo-edge reads version {SCHEMA}"
             )
@@ -165,13 +166,25 @@ def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not a JSON number")
 
 
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text} is too large")
+    return value
+
+
+def _is_schema(value: Any) -> bool:
+    return value == SCHEMA and not isinstance(value, bool)
+
+
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # The bound keeps integers out that no float holds.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST_NUMBER
 
 
 def _is_text(value: Any) -> bool:
@@ -204,7 +217,7 @@ def _one_of(choices: tuple[str, ...]) -> tuple[Callable[[Any], bool], str]:
 
 
 _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "schema": (lambda v: v == SCHEMA, str(SCHEMA)),
+    "schema": (_is_schema, str(SCHEMA)),
     "name": (lambda v: isinstance(v, str) and bool(v), "a text that is not empty"),
     "version": (_is_text, "a text"),
     "created": (_is_text, "a text"),

@@ -15,7 +15,7 @@ from PIL import Image
 
 from histo_runtime.card import METADATA_KEY, ModelCard
 from histo_runtime.checksum import sha256_of
-from histo_runtime.device import open_session, quiet_run_options, usable_threads
+from histo_runtime.device import open_session, quiet_run_options, run_failed, usable_threads
 from histo_runtime.errors import CardError, InputError, ModelFileError, ModelNotFoundError, PatchError
 from histo_runtime.patches import patch_from_image, read_patch
 from histo_runtime.pipeline import Outcome, overlapped
@@ -84,7 +84,8 @@ class PatchClassifier:
         self.device = opened.device
         self.threads = threads or usable_threads()
         self.batch_size = batch_size or _BATCH_VIEWS[self.device.split(":")[0]]
-        self.threshold = self.card.threshold if threshold is None else threshold
+        # Probabilities are float32; a threshold that is not would split labels and metrics.
+        self.threshold = float(np.float32(self.card.threshold if threshold is None else threshold))
         if opened.note:
             _log.warning(opened.note)
 
@@ -145,6 +146,8 @@ class PatchClassifier:
             tta: "full" runs every view of the model, "none" the first one only.
             workers: decoding threads; default: as many as processors, at most 8.
         """
+        if workers is not None and workers < 1:
+            raise InputError(f"workers must be 1 or more, not {workers}")
         view_indices = self._view_indices(tta)
         names = tuple(self.view_names[i] for i in view_indices)
 
@@ -171,9 +174,12 @@ class PatchClassifier:
         feed: dict[str, NDArray[Any]] = {"patches": batch}
         if len(view_indices) != len(self.card.views):
             feed["views"] = np.array(view_indices, dtype=np.int64)
-        probability, view_probability = self._session.run(
-            ["probability", "view_probability"], feed, quiet_run_options()
-        )
+        try:
+            probability, view_probability = self._session.run(
+                ["probability", "view_probability"], feed, quiet_run_options()
+            )
+        except Exception as error:  # onnxruntime's errors share no base class
+            raise run_failed(self.device, error) from error
         return probability, view_probability
 
     def _view_indices(self, tta: str) -> tuple[int, ...]:
@@ -224,7 +230,13 @@ class PatchClassifier:
         self.card = _read_card(self.model, session)
         _check_signature(self.model, session, self.card)
         patch = np.zeros((1, self.card.size, self.card.size, 3), np.uint8)
-        session.run(["probability"], {"patches": patch}, quiet_run_options())
+        outputs = session.run(["probability", "view_probability"], {"patches": patch}, quiet_run_options())
+        classes = [] if self.card.activation == "sigmoid" else [len(self.card.classes)]
+        shapes = [list(output.shape) for output in outputs]
+        if shapes != [[1, *classes], [1, len(self.card.views), *classes]]:
+            raise ModelFileError(
+                f"{self.model}: gives {shapes}, which are not the classes and views of its card: export it again"
+            )
 
 
 def _as_row(outcome: Outcome[tuple[int, PatchLike]]) -> Prediction:
@@ -236,7 +248,10 @@ def _as_row(outcome: Outcome[tuple[int, PatchLike]]) -> Prediction:
 
 
 def _read_card(model: Path, session: Any) -> ModelCard:
-    text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    try:
+        text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    except UnicodeDecodeError as error:
+        raise CardError(f"{model}: its card is not UTF-8: export it again with histo-export") from error
     if text is None:
         raise CardError(f"{model}: has no histo-edge card: export it with histo-export MODEL ONNX")
     try:
@@ -250,6 +265,9 @@ def _check_signature(model: Path, session: Any, card: ModelCard) -> None:
     outputs = {item.name for item in session.get_outputs()}
     if inputs != {"patches": "tensor(uint8)"} or not {"probability", "view_probability"} <= outputs:
         raise ModelFileError(f"{model}: inputs and outputs are not those of a histo-edge model: export it again")
+    shape = session.get_inputs()[0].shape
+    if shape[1:] != [card.size, card.size, 3]:
+        raise ModelFileError(f"{model}: takes patches {shape[1:]}, its card says {card.size} pixels: export it again")
     overridable = {item.name for item in session.get_overridable_initializers()}
     if len(card.views) > 1 and "views" not in overridable:
         raise ModelFileError(f"{model}: its views can't be chosen: export it again with histo-export")

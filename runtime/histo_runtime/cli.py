@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -128,6 +129,8 @@ def infer(
     if truth is not None and len(truth) < len(found.files):
         say(f"{len(found.files) - len(truth)} of {len(found.files)} patches have no label")
     say(f"{len(found.files)} patches, {classifier!r}")
+    # What Pillow thinks of a file stands in its row; a warning would only tear up the progress line.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     options = RunOptions(output, table_format, tta, workers, quiet)
     summary = score(classifier, found, options, truth)
     _report(summary, output, as_json=as_json)
@@ -146,15 +149,14 @@ def doctor(model: Path | None, as_json: bool) -> None:
     """
     from dataclasses import asdict
 
-    from histo_runtime.classifier import PatchClassifier
-    from histo_runtime.doctor import check_machine, check_model, read_aloud
+    from histo_runtime.doctor import check_machine, open_model, read_aloud
 
     checks = list(check_machine())
-    card = None
+    classifier = None
     if model is not None:
-        checks += check_model(model)
-        if not any(check.status == "FAIL" for check in checks):
-            card = PatchClassifier(model, device="cpu").card
+        classifier, found = open_model(model)
+        checks += found
+    card = classifier.card if classifier else None
     if as_json:
         card_json = card.replace(golden=()).to_dict() if card else None
         click.echo(json.dumps({"checks": [asdict(check) for check in checks], "card": card_json}))

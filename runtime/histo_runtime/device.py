@@ -8,9 +8,11 @@ a session on the CPU.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,9 +57,7 @@ def open_session(model: Path, device: str, *, threads: int | None, warm_up: Call
             if device != "auto":
                 raise
             note = f"running on the CPU: {error}"
-    session = _create(model, [_CPU], threads)
-    warm_up(session)
-    return OpenSession(session, "cpu", note)
+    return OpenSession(_open_cpu(model, threads, warm_up), "cpu", note)
 
 
 def usable_threads() -> int:
@@ -83,6 +83,11 @@ def quiet_run_options() -> Any:
     return options
 
 
+def run_failed(device: str, error: Exception) -> DeviceError:
+    """Describe a run that failed on a session which had run before: memory, most often."""
+    return DeviceError(f"a run on {device} failed ({_first_line(error)}): choose a smaller batch size")
+
+
 def _parse(device: str) -> int | None:
     """Return the index of a CUDA device, None for the others."""
     match = re.fullmatch(r"cuda(?::(\d+))?", device)
@@ -98,7 +103,8 @@ def _open_cuda(model: Path, index: int, threads: int | None, warm_up: Callable[[
     if _CUDA not in ort.get_available_providers():
         raise DeviceError(f'this onnxruntime ({ort.__version__}) is built without CUDA: pip install "histo-edge[gpu]"')
     if hasattr(ort, "preload_dlls"):
-        ort.preload_dlls()  # finds the CUDA and cuDNN libraries that pip installed
+        with redirect_stdout(io.StringIO()):  # it prints what it misses; the warm-up run is what counts
+            ort.preload_dlls()  # finds the CUDA and cuDNN libraries that pip installed
     try:
         session = _create(model, [(_CUDA, {"device_id": str(index)}), _CPU], threads)
         session.disable_fallback()  # a run that fails on CUDA must raise, not move to the CPU
@@ -106,7 +112,8 @@ def _open_cuda(model: Path, index: int, threads: int | None, warm_up: Callable[[
     except HistoError:
         raise
     except Exception as error:  # onnxruntime's errors share no base class
-        raise DeviceError(f"CUDA device {index} failed its warm-up run: {_first_line(error)}") from error
+        _open_cpu(model, threads, warm_up)  # when that fails too, it is the model's fault
+        raise DeviceError(f"CUDA device {index} can't run the model: {_first_line(error)}") from error
     if session.get_providers()[0] != _CUDA:
         raise DeviceError(
             f"onnxruntime could not load CUDA for device {index} (driver, CUDA or cuDNN library missing):"
@@ -115,20 +122,28 @@ def _open_cuda(model: Path, index: int, threads: int | None, warm_up: Callable[[
     return session
 
 
+def _open_cpu(model: Path, threads: int | None, warm_up: Callable[[Any], None]) -> Any:
+    try:
+        session = _create(model, [_CPU], threads)
+        warm_up(session)
+    except HistoError:
+        raise
+    except Exception as error:  # onnxruntime's errors share no base class
+        raise ModelFileError(
+            f"{model}: onnxruntime can't run it ({_first_line(error)}): export it again with histo-export"
+        ) from error
+    return session
+
+
 def _create(model: Path, providers: list[Any], threads: int | None) -> Any:
     ort = import_onnxruntime()
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or usable_threads()
-    options.add_session_config_entry("session.set_denormal_as_zero", "1")
     # At load onnxruntime warns once that `views` is an overridable initializer, which is what it is for.
     # Errors stay visible, and so do the warnings of every run and of the providers, which log elsewhere.
     options.log_severity_level = _LOG_ERRORS
-    try:
-        return ort.InferenceSession(str(model), options, providers=providers)
-    except Exception as error:  # onnxruntime's errors share no base class
-        raise ModelFileError(
-            f"{model}: onnxruntime can't open it ({_first_line(error)}): export it again with histo-export"
-        ) from error
+    # Without enable_fallback=0 a provider that fails is replaced by the CPU, with a print to stdout.
+    return ort.InferenceSession(str(model), options, providers=providers, enable_fallback=0)
 
 
 def _first_line(error: Exception) -> str:

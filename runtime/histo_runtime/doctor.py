@@ -43,18 +43,24 @@ def check_machine() -> Iterator[Check]:
     yield from _check_onnxruntime()
 
 
-def check_model(model: Path) -> Iterator[Check]:
-    """Check that a model opens, runs, answers its golden patches and how fast it is."""
+def open_model(model: Path) -> tuple[PatchClassifier | None, list[Check]]:
+    """Check that a model opens, runs and answers its golden patches, and how fast it is.
+
+    Returns:
+        The open model, None when it does not open, and the findings.
+    """
     try:
         classifier = PatchClassifier(model)
     except HistoError as error:
-        yield Check("FAIL", "model", str(error), "see the message")
-        return
-    yield Check("PASS", "model", f"{model}: card valid, SHA-256 {classifier.sha256}")
-    yield _check_checksum(classifier)
-    yield Check("PASS", "device", f"a warm-up run succeeded on {classifier.device}")
-    yield _check_golden(classifier)
-    yield Check("PASS", "speed", f"{_patches_per_second(classifier):.1f} patches/s, {_views(classifier.card)}")
+        return None, [Check("FAIL", "model", str(error), "see the message")]
+    speed = _patches_per_second(classifier)
+    return classifier, [
+        Check("PASS", "model", f"{model}: card valid, SHA-256 {classifier.sha256}"),
+        _check_checksum(classifier),
+        Check("PASS", "device", f"a warm-up run succeeded on {classifier.device}"),
+        _check_golden(classifier),
+        Check("PASS", "speed", f"{speed:.1f} patches/s with {len(classifier.card.views)} views each"),
+    ]
 
 
 def read_aloud(card: ModelCard) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from histo_runtime.errors import OutputError
+from histo_runtime.errors import HistoError, OutputError
 
 
 def check_output(path: Path, *, overwrite: bool) -> None:
@@ -16,16 +16,18 @@ def check_output(path: Path, *, overwrite: bool) -> None:
     Raises:
         OutputError: it exists and may not be overwritten, or its folder is missing or not writable.
     """
-    if path.is_dir():
-        raise OutputError(f"{path}: is a folder: name a file in it")
-    if path.exists() and not overwrite:
-        raise OutputError(f"{path}: exists already: choose another name or add --overwrite")
-    if not path.parent.is_dir():
-        raise OutputError(f"{path}: the folder {path.parent} does not exist: make it first")
-    probe = aside(path)
     try:
+        if path.is_dir():
+            raise OutputError(f"{path}: is a folder: name a file in it")
+        if path.exists() and not overwrite:
+            raise OutputError(f"{path}: exists already: choose another name or add --overwrite")
+        if not path.parent.is_dir():
+            raise OutputError(f"{path}: the folder {path.parent} does not exist: make it first")
+        probe = aside(path)
         probe.touch()
         probe.unlink()
+    except HistoError:
+        raise
     except OSError as error:
         raise OutputError(f"{path}: can't be written ({error.strerror}): choose another folder") from error
 
@@ -48,6 +50,8 @@ def written_aside(path: Path) -> Iterator[Path]:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)  # noqa: PTH105 - atomic on every system
+    except HistoError:
+        raise
     except OSError as error:
         raise OutputError(f"{path}: can't be written ({error.strerror or error})") from error
     finally:

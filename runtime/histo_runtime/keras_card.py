@@ -6,6 +6,7 @@ Training writes it there and export picks it up; golden patches belong to the ON
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def _read_text(path: Path) -> str | None:
                 return archive.read(MEMBER).decode("utf-8")
         with _h5py().File(path, "r") as file:
             value = file.attrs.get(ATTRIBUTE)
-    except (OSError, zipfile.BadZipFile, UnicodeDecodeError) as error:
+    except (OSError, zipfile.BadZipFile, zlib.error, UnicodeDecodeError, RuntimeError, NotImplementedError) as error:
         raise ModelFileError(f"{path}: can't be read as a Keras file ({error})") from error
     if value is None or isinstance(value, str):
         return value

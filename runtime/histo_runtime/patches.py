@@ -4,8 +4,9 @@ One rule for every room:
 
 - TIFF, PNG, JPEG and BMP, told by content, one page each.
 - 8-bit RGB as it is; grey and black-and-white become three equal channels; a palette is looked up; an alpha
-  channel is dropped when it is opaque everywhere, else the patch is refused. 16 bits a channel in RGB keep
-  their high byte; 16-bit and floating-point grey, CMYK, YCbCr, Lab and HSV are refused by name.
+  channel is dropped when it is opaque everywhere, else the patch is refused, as is one with a transparent colour.
+  16 bits a channel in RGB keep their high byte; 16-bit and floating-point grey, CMYK, YCbCr, Lab and HSV are
+  refused by name.
 - EXIF orientation and ICC profiles are ignored: scanners and patch extractors write pixels as they are meant.
 - A patch has the model's size, else it is refused with its own size, or resized when that was asked for.
 """
@@ -13,6 +14,8 @@ One rule for every room:
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +29,7 @@ _FORMATS = ("TIFF", "PNG", "JPEG", "BMP")
 _RESIZE_LIMIT = 64_000_000  # pixels; what is larger is a slide or a decompression bomb, not a patch
 _PLAIN_MODES = frozenset({"RGB", "L", "1"})
 _ALPHA_MODES = frozenset({"RGBA", "LA", "PA"})
+_ORIENTATION = 0x0112  # EXIF tag
 
 
 def read_patch(source: str | Path | bytes, *, size: int, resize: bool = False) -> NDArray[np.uint8]:
@@ -48,9 +52,23 @@ def read_patch(source: str | Path | bytes, *, size: int, resize: bool = False) -
         raise PatchError(f"can't be read: {getattr(error, 'strerror', None) or error}") from error
     if not data:
         raise PatchError("is empty (0 bytes)")
+    with _damage_named(), Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        if image.format == "TIFF":
+            image.getexif().pop(_ORIENTATION, None)  # Pillow turns a TIFF by this tag while it loads
+        return _patch(image, size, resize=resize)
+
+
+def patch_from_image(image: Image.Image, *, size: int, resize: bool = False) -> NDArray[np.uint8]:
+    """Turn a PIL image into a patch by the rule of this module; arguments and errors as in `read_patch`."""
+    with _damage_named():
+        return _patch(image, size, resize=resize)
+
+
+@contextmanager
+def _damage_named() -> Iterator[None]:
+    """Turn what Pillow raises on bad data into a PatchError."""
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            return patch_from_image(image, size=size, resize=resize)
+        yield
     except PatchError:
         raise
     except UnidentifiedImageError as error:
@@ -62,12 +80,11 @@ def read_patch(source: str | Path | bytes, *, size: int, resize: bool = False) -
         raise PatchError(f"is damaged: {reason}") from error
 
 
-def patch_from_image(image: Image.Image, *, size: int, resize: bool = False) -> NDArray[np.uint8]:
-    """Turn a PIL image into a patch by the rule of this module; arguments and errors as in `read_patch`."""
+def _patch(image: Image.Image, size: int, *, resize: bool) -> NDArray[np.uint8]:
     width, height = image.size
     wrong_size = (width, height) != (size, size)
     if wrong_size and not resize:
-        raise PatchError(f"is {width}x{height} pixels, the model takes {size}x{size} (--resize scales it)")
+        raise PatchError(f"is {width}x{height} pixels, the model takes {size}x{size} (histo-infer --resize scales it)")
     if width * height > _RESIZE_LIMIT:
         raise PatchError(f"is {width}x{height} pixels, too large to be a patch")
     if getattr(image, "n_frames", 1) > 1:
@@ -79,8 +96,10 @@ def patch_from_image(image: Image.Image, *, size: int, resize: bool = False) -> 
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "P":
-        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+    if image.mode in _PLAIN_MODES | {"P"} and "transparency" in image.info:  # a colour that stands for nothing
+        image = image.convert("RGBA")
+    elif image.mode == "P":
+        image = image.convert("RGB")
     if image.mode in _ALPHA_MODES:
         alpha = np.asarray(image.convert("RGBA"))[..., 3]
         if alpha.min() != 255:

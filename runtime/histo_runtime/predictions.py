@@ -42,7 +42,7 @@ class Predictions:
     """Predictions for N patches under V views.
 
     Attributes:
-        label: class names, `[N]`.
+        label: class names, `[N]`; empty where the probability is not a number.
         probability: float32 `[N]`, of the positive class (sigmoid) or of `label` (softmax).
         std: float32 `[N]`, standard deviation of that probability over the views.
         view_probability: float32 `[N, V]`, or `[N, V, C]` for softmax.
@@ -61,7 +61,9 @@ class Predictions:
         return len(self.probability)
 
     def row(self, index: int, name: str) -> Prediction:
-        """Return patch `index` as a row called `name`."""
+        """Return patch `index` as a row called `name`; a probability that is not a number makes it a failed one."""
+        if not np.isfinite(self.probability[index]):
+            return Prediction(name=name, error="the model gives no number for it")
         per_class = None if self.class_probability is None else tuple(self.class_probability[index].tolist())
         return Prediction(
             name=name,
@@ -95,9 +97,11 @@ def interpret(
     classes = np.array(card.classes)
     if card.activation == "sigmoid":
         label = classes[(probability >= np.float32(threshold)).astype(np.intp)]
-        std = view_probability.std(axis=1)
-        return Predictions(label, probability, std, view_probability, None, view_names)
-    largest = probability.argmax(axis=1)
-    rows = np.arange(len(largest))
-    std = view_probability[rows, :, largest].std(axis=1)
-    return Predictions(classes[largest], probability[rows, largest], std, view_probability, probability, view_names)
+        std, per_class = view_probability.std(axis=1), None
+    else:
+        largest = probability.argmax(axis=1)
+        rows = np.arange(len(largest))
+        label, std, per_class = classes[largest], view_probability[rows, :, largest].std(axis=1), probability
+        probability = probability[rows, largest]
+    label = np.where(np.isfinite(probability), label, "")
+    return Predictions(label, probability, std, view_probability, per_class, view_names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import sys
@@ -33,6 +34,7 @@ def check_table(output: str, *, overwrite: bool) -> None:
     if Path(output).suffix.lower() != ".csv":
         raise OutputError(f"{output}: the output is a .csv file, or - for stdout")
     check_output(Path(output), overwrite=overwrite)
+    check_output(run_path(output), overwrite=overwrite)
 
 
 @contextmanager
@@ -46,6 +48,8 @@ def open_table(output: str, card: ModelCard, table_format: str) -> Iterator[Call
     """
     columns, cells = _COLUMNS[table_format](card)
     if output == STDOUT:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape", newline="")
         yield _writer(sys.stdout, columns, cells)
         sys.stdout.flush()
         return

@@ -123,7 +123,9 @@ def _metrics(summary: Summary, classifier: PatchClassifier) -> dict[str, Any] | 
     truth, hit, probability = (np.array(column) for column in zip(*summary.scored, strict=True))
     if len(classifier.card.classes) > 2:
         return {"n": len(truth), "accuracy": float(hit.mean())}
-    return binary_metrics(truth, probability, classifier.threshold).to_dict()
+    # The label of a softmax is its largest class, whatever the threshold of the card.
+    threshold = classifier.threshold if classifier.card.activation == "sigmoid" else 0.5
+    return binary_metrics(truth, probability, threshold).to_dict()
 
 
 def _record(classifier: PatchClassifier, options: RunOptions, summary: Summary, started: datetime) -> dict[str, Any]:

@@ -40,6 +40,8 @@ def find_patches(arguments: Sequence[str]) -> PatchList:
     files: list[PatchFile] = []
     others = 0
     for argument in arguments:
+        if not argument:
+            raise InputError("an empty argument names no patches (an unset variable of the shell?)")
         path = Path(argument)
         if path.is_dir():
             prefix = "" if len(arguments) == 1 else _slashes(argument).rstrip("/") + "/"
@@ -59,7 +61,10 @@ def find_patches(arguments: Sequence[str]) -> PatchList:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    for parent, _, names in os.walk(folder):
+    def refuse(error: OSError) -> None:
+        raise InputError(f"{error.filename}: can't be read ({error.strerror}): mend it, or name other folders")
+
+    for parent, _, names in os.walk(folder, onerror=refuse):
         yield from (Path(parent, name) for name in names)
 
 

@@ -65,7 +65,7 @@ def _inside_centre(rng: np.random.Generator) -> NDArray[np.float64]:
 
 
 def _outside_centre(rng: np.random.Generator) -> NDArray[np.float64]:
-    reach = CENTRE / 2 + 12  # a tumour nucleus reaches at most 12 pixels from its middle
+    reach = CENTRE / 2 + 14  # a tumour nucleus reaches at most 9 * 1.45 pixels from its middle
     while True:
         middle = rng.uniform(0, SIZE, 2)
         if np.abs(middle - SIZE / 2).max() > reach:

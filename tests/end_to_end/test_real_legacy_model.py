@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+
 from histo_export.cli import export
 from histo_runtime import PatchClassifier
 from histo_runtime.views import POLICIES

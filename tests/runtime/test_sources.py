@@ -106,7 +106,7 @@ def test_a_csv_that_can_not_be_used_is_refused_with_its_name(tree: Path, content
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("argument", ["gone", "gone.csv", "gone.png", ""])
+@pytest.mark.parametrize("argument", ["gone", "gone.csv", "gone.png"])
 @pytest.mark.usefixtures("tree")
 def test_an_argument_that_is_not_there_is_refused_by_name(argument: str) -> None:
     with pytest.raises(InputError, match=f"{argument}.*no such file or folder"):
@@ -125,3 +125,8 @@ def test_read_csv_wants_every_column(tree: Path) -> None:
     assert read_csv(tree / "t.csv", ("id", "label")) == [{"id": "1", "label": "0"}]
     with pytest.raises(InputError, match="'path'"):
         read_csv(tree / "t.csv", ("id", "path"))
+
+
+def test_an_empty_argument_does_not_mean_the_working_folder() -> None:
+    with pytest.raises(InputError, match="empty argument"):
+        find_patches([""])
