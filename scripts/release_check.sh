@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# The wheel as users get it: built, installed with `cpu` alone, held against the runtime's tests; and what a start costs.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+"${PYTHON:-python3}" -m venv "$work/env"
+python="$work/env/bin/python"
+"$python" -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir "$work" .
+wheel=$(echo "$work"/*.whl)
+"$python" -m pip install --quiet --disable-pip-version-check --constraint constraints.txt "$wheel[cpu]"
+echo "$(basename "$wheel"): $(du -k "$wheel" | cut -f1) kB; installed: $(du -sm "$work/env" | cut -f1) MB"
+
+"$python" - <<'PYTHON'
+import importlib.util, sys
+there = [name for name in ("tensorflow", "keras", "tf_keras", "onnx", "sklearn") if importlib.util.find_spec(name)]
+sys.exit(f"a runtime environment should not hold {there}" if there else 0)
+PYTHON
+
+# Away from the checkout, so that the wheel is what is imported.
+cp -r tests "$work/tests"
+cp pyproject.toml constraints.txt "$work"
+cd "$work"
+"$python" -m histo_runtime.synthetic patches --count 4
+env/bin/histo-infer patches --resize --model tests/data/sigmoid_d4.onnx --labels folders -o predictions.csv
+cat predictions.csv
+env/bin/histo-doctor tests/data/sigmoid_d4.onnx
+
+echo "seconds beyond the bare interpreter:"
+"$python" - <<'PYTHON'
+import statistics, subprocess, sys, time
+
+def seconds(*command):
+    def once():
+        started = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        return time.perf_counter() - started
+    return statistics.median(once() for _ in range(9))
+
+bare = seconds(sys.executable, "-c", "")
+for name, command in {
+    "import histo_runtime": (sys.executable, "-c", "import histo_runtime"),
+    "from histo_runtime import PatchClassifier": (sys.executable, "-c", "from histo_runtime import PatchClassifier"),
+    "histo-infer --help": ("env/bin/histo-infer", "--help"),
+    "histo-export --help": ("env/bin/histo-export", "--help"),
+    "histo-train --help": ("env/bin/histo-train", "--help"),
+    "histo-doctor --version": ("env/bin/histo-doctor", "--version"),
+}.items():
+    print(f"  {name:<42}{seconds(*command) - bare:.3f}")
+PYTHON
+
+"$python" -m pip install --quiet --disable-pip-version-check --constraint constraints.txt pytest hypothesis
+"$python" -m pytest tests/runtime -q

@@ -1,0 +1,75 @@
+"""The three commands as a user calls them: patches to a Keras file, to an ONNX file, to a table."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from histo_runtime.metrics import roc_auc
+from histo_runtime.patches import read_patch
+from histo_runtime.views import POLICIES, apply_views
+
+pytestmark = pytest.mark.tensorflow
+SCRIPTS = Path(sys.executable).parent
+
+
+def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    program = SCRIPTS / str(command[0])
+    if not program.exists():
+        pytest.skip("histo-edge is not installed: its console scripts are not there")
+    done = subprocess.run([program, *map(str, command[1:])], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty-four patches, a VGG19 that has seen them once, its ONNX file, and the scores of eight others."""
+    folder = tmp_path_factory.mktemp("three")
+    for name, count, seed in (("patches", 24, 1), ("new", 8, 2)):
+        command = [sys.executable, "-m", "histo_runtime.synthetic", folder / name, "--count", str(count)]
+        subprocess.run([*command, "--seed", str(seed)], check=True, capture_output=True)
+    options = ["--weights", "random", "--epochs", "1", "--crop", "48", "--validation", "0.2"]
+    run("histo-train", folder / "patches", folder / "model.h5", *options)
+    run("histo-export", folder / "model.h5", folder / "model.onnx")
+    scored = run(
+        *("histo-infer", folder / "new", "--model", folder / "model.onnx", "--labels", "folders", "--json"),
+        *("-o", folder / "predictions.csv"),
+    )
+    (folder / "summary.json").write_text(scored.stdout)
+    return folder
+
+
+def test_the_probabilities_are_the_mean_of_keras_eight_views(folder: Path) -> None:
+    import keras
+
+    with (folder / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 8
+    model = keras.models.load_model(folder / "model.h5", compile=False)
+    patches = np.stack([read_patch(folder / "new" / row["path"], size=96) for row in rows])
+    views = [np.asarray(model(view / np.float32(255)))[:, 0] for view in apply_views(POLICIES["d4"], patches)]
+    got = np.array([float(row["probability"]) for row in rows])
+    np.testing.assert_allclose(got, np.mean(views, axis=0), atol=1e-4)
+    np.testing.assert_allclose([float(row["std"]) for row in rows], np.std(views, axis=0), atol=1e-4)
+
+
+def test_the_card_of_training_reaches_the_table(folder: Path) -> None:
+    card = json.loads((folder / "predictions.run.json").read_text())["model"]["card"]
+    assert (card["classes"], card["policy"], card["scaling"]) == (["normal", "tumour"], "d4", "unit")
+    assert card["colour"]["mean"][0] > card["colour"]["mean"][1]
+    assert {"keras", "tensorflow", "tf2onnx"} <= set(card["tools"])
+
+
+def test_the_figures_are_those_of_the_table(folder: Path) -> None:
+    with (folder / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    labels = [int(row["path"].split("/")[0]) for row in rows]
+    metrics = json.loads((folder / "summary.json").read_text())["metrics"]
+    assert metrics["n"] == 8
+    assert metrics["auc"] == pytest.approx(roc_auc(labels, [float(row["probability"]) for row in rows]))
