@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from histo_runtime.metrics import roc_auc
 from histo_runtime.patches import read_patch
 from histo_runtime.views import POLICIES, apply_views
