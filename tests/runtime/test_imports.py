@@ -13,7 +13,6 @@ import pytest
 
 import histo_runtime
 
-ROOT = Path(__file__).parents[2]
 HEAVY = "tensorflow keras tf_keras onnx tf2onnx sklearn scipy torch jax histo_export histo_train".split()
 MODULES = sorted(module.name for module in pkgutil.iter_modules(histo_runtime.__path__))
 
@@ -95,20 +94,6 @@ def imported(room: Path) -> Iterator[tuple[Path, str]]:
                 yield from ((file, alias.name.split(".")[0]) for alias in node.names)
             elif isinstance(node, ast.ImportFrom):
                 yield file, (node.module or "").split(".")[0] if not node.level else room.name
-
-
-@pytest.mark.parametrize(
-    ("room", "never"),
-    [
-        ("runtime/histo_runtime", {"histo_export", "histo_train", *HEAVY}),
-        ("export/histo_export", {"histo_train"}),
-        ("train/histo_train", {"histo_export"}),
-    ],
-)
-def test_imports_go_down_only(room: str, never: set[str]) -> None:
-    found = list(imported(ROOT / room))
-    assert any(name == "histo_runtime" for _, name in found), "nothing was looked at"
-    assert not [(file.name, name) for file, name in found if name in never]
 
 
 def test_the_tests_of_the_runtime_need_no_other_room() -> None:
