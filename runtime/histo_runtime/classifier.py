@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +18,11 @@ from histo_runtime.checksum import sha256_of
 from histo_runtime.device import open_session, quiet_run_options, run_failed, usable_threads
 from histo_runtime.errors import CardError, InputError, ModelFileError, ModelNotFoundError, PatchError
 from histo_runtime.patches import patch_from_image, read_patch
-from histo_runtime.pipeline import Outcome, overlapped
+from histo_runtime.pipeline import Batch, overlapped
 from histo_runtime.predictions import Prediction, Predictions, interpret
 from histo_runtime.views import view_name
 
+Item = TypeVar("Item")
 PatchLike: TypeAlias = NDArray[np.uint8] | str | Path | Image.Image
 TTA = ("full", "none")
 # Counted in views. On a CPU more gains nothing and only holds memory (2.4 MB a view in VGG19's first layer
@@ -123,8 +124,9 @@ class PatchClassifier:
         """
         batch = self._as_batch(patches)
         view_indices = self._view_indices(tta)
-        step = self._patches_per_batch(view_indices)
-        parts = [self._infer(batch[i : i + step], view_indices) for i in range(0, len(batch), step)]
+        step = self.batch_patches(tta)
+        run_options = quiet_run_options()
+        parts = [self._infer(batch[i : i + step], view_indices, run_options) for i in range(0, len(batch), step)]
         names = tuple(self.view_names[i] for i in view_indices)
         if not parts:
             shape = (0,) if self.card.activation == "sigmoid" else (0, len(self.card.classes))
@@ -146,22 +148,58 @@ class PatchClassifier:
             tta: "full" runs every view of the model, "none" the first one only.
             workers: decoding threads; default: as many as processors, at most 8.
         """
+        batches = self.batches(enumerate(patches), lambda item: self._as_patch(item[1]), tta=tta, workers=workers)
+        for batch in batches:
+            for row, ((position, patch), error) in enumerate(zip(batch.items, batch.errors, strict=True)):
+                name = str(patch) if isinstance(patch, str | os.PathLike) else str(position)
+                if error or batch.predictions is None:
+                    yield Prediction(name=name, error=error)
+                else:
+                    yield batch.predictions.row(row, name)
+
+    def batches(
+        self,
+        items: Iterable[Item],
+        decode: Callable[[Item], NDArray[np.uint8]],
+        *,
+        tta: str = "full",
+        workers: int | None = None,
+    ) -> Iterator[Batch[Item]]:
+        """Score any number of items batch by batch, with your own decoding; what `stream` is made of.
+
+        Args:
+            items: anything, in order.
+            decode: item -> uint8 `[H, W, 3]`, called in `workers` threads; raises `PatchError` for a bad patch.
+            tta, workers: as for `stream`.
+        """
         if workers is not None and workers < 1:
             raise InputError(f"workers must be 1 or more, not {workers}")
         view_indices = self._view_indices(tta)
         names = tuple(self.view_names[i] for i in view_indices)
+        run_options = quiet_run_options()
 
-        def infer(batch: NDArray[np.uint8]) -> Predictions:
-            return self._interpret(*self._infer(batch, view_indices), names)
+        def infer(buffer: NDArray[np.uint8], count: int) -> Predictions:
+            # A GPU tunes itself for each shape of batch it meets: there the last one is computed at full size too.
+            whole = self.device != "cpu"
+            outputs = self._infer(buffer if whole else buffer[:count], view_indices, run_options)
+            return self._interpret(outputs[0][:count], outputs[1][:count], names)
 
-        outcomes = overlapped(
-            enumerate(patches),
-            decode=lambda item: self._as_patch(item[1]),
+        def cancel() -> None:
+            run_options.terminate = True
+
+        return overlapped(
+            items,
+            decode=decode,
             infer=infer,
-            batch_patches=self._patches_per_batch(view_indices),
+            cancel=cancel,
+            batch_patches=self.batch_patches(tta),
+            size=self.card.size,
             workers=workers or min(8, usable_threads()),
         )
-        yield from map(_as_row, outcomes)
+
+    def batch_patches(self, tta: str = "full") -> int:
+        """How many patches are computed at once: the batch size counts views."""
+        return max(1, self.batch_size // len(self._view_indices(tta)))
 
     def _interpret(
         self, probability: NDArray[np.float32], view_probability: NDArray[np.float32], names: tuple[str, ...]
@@ -169,15 +207,13 @@ class PatchClassifier:
         return interpret(self.card, probability, view_probability, names, threshold=self.threshold)
 
     def _infer(
-        self, batch: NDArray[np.uint8], view_indices: tuple[int, ...]
+        self, batch: NDArray[np.uint8], view_indices: tuple[int, ...], run_options: Any
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         feed: dict[str, NDArray[Any]] = {"patches": batch}
         if len(view_indices) != len(self.card.views):
             feed["views"] = np.array(view_indices, dtype=np.int64)
         try:
-            probability, view_probability = self._session.run(
-                ["probability", "view_probability"], feed, quiet_run_options()
-            )
+            probability, view_probability = self._session.run(["probability", "view_probability"], feed, run_options)
         except Exception as error:  # onnxruntime's errors share no base class
             raise run_failed(self.device, error) from error
         return probability, view_probability
@@ -186,9 +222,6 @@ class PatchClassifier:
         if tta not in TTA:
             raise InputError(f"unknown test-time augmentation {tta!r}: choose {' or '.join(TTA)}")
         return tuple(range(len(self.card.views))) if tta == "full" else (0,)
-
-    def _patches_per_batch(self, view_indices: tuple[int, ...]) -> int:
-        return max(1, self.batch_size // len(view_indices))
 
     def _as_batch(self, patches: Any) -> NDArray[np.uint8]:
         if isinstance(patches, np.ndarray) and patches.ndim == 4:
@@ -237,14 +270,6 @@ class PatchClassifier:
             raise ModelFileError(
                 f"{self.model}: gives {shapes}, which are not the classes and views of its card: export it again"
             )
-
-
-def _as_row(outcome: Outcome[tuple[int, PatchLike]]) -> Prediction:
-    position, patch = outcome.item
-    name = str(patch) if isinstance(patch, str | os.PathLike) else str(position)
-    if outcome.predictions is None:
-        return Prediction(name=name, error=outcome.error)
-    return outcome.predictions.row(outcome.row, name)
 
 
 def _read_card(model: Path, session: Any) -> ModelCard:

@@ -33,7 +33,8 @@ _FAILURES_SHOWN = 5
     "--output",
     default="./predictions.csv",
     show_default=True,
-    help="A .csv file, or - for stdout. NAME.run.json with settings and counts is written beside it.",
+    help="A .csv or .parquet file, or - for stdout. NAME.run.json with settings and counts is written"
+    " beside it; while it runs, NAME.csv.partial holds what is done.",
 )
 @click.option(
     "--format",
@@ -71,8 +72,12 @@ _FAILURES_SHOWN = 5
     help="True labels, for AUC, accuracy, sensitivity and specificity: a CSV with label and path or id, or the"
     " name of the folder each patch lies in (0 and 1, or class names).",
 )
+@click.option("--per-view", is_flag=True, help="Add a column view_<name> for each view.")
+@click.option("--max-failures", type=click.IntRange(0), help="Stop when more patches than this fail.  [default: never]")
 @click.option("--resize", is_flag=True, help="Scale patches of another size instead of failing them.")
-@click.option("--overwrite", is_flag=True, help="Replace the output when it exists.")
+@click.option(
+    "--overwrite", is_flag=True, help="Replace the output when it exists, and drop an unfinished run of something else."
+)
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
 @click.option("--json", "as_json", is_flag=True, help="Print a summary as one JSON object on stdout.")
 def infer(
@@ -87,6 +92,8 @@ def infer(
     workers: int | None,
     threshold: float | None,
     labels: str | None,
+    per_view: bool,
+    max_failures: int | None,
     resize: bool,
     overwrite: bool,
     quiet: bool,
@@ -95,7 +102,8 @@ def infer(
     """Score PATCHES with an exported model.
 
     PATCHES are folders (searched recursively), image files (TIFF, PNG, JPEG, BMP) and CSV files with a path
-    column. A patch that can't be scored is a row with its reason, and the exit code is 3.
+    column. A patch that can't be scored is a row with its reason, and the exit code is 3. A run that was cut off
+    goes on where it was when the same command is given again.
 
     \b
     Examples:
@@ -106,21 +114,25 @@ def infer(
     from histo_runtime.checksum import check_checksum
     from histo_runtime.classifier import PatchClassifier
     from histo_runtime.labels import read_labels
-    from histo_runtime.results import STDOUT, check_table
-    from histo_runtime.scoring import RunOptions, score
+    from histo_runtime.patches import read_patch
+    from histo_runtime.results import STDOUT, check_free, check_table, partial_path
+    from histo_runtime.scoring import Inputs, RunOptions, score, settings_of
     from histo_runtime.sources import find_patches
 
     if as_json and output == STDOUT:
         raise click.UsageError("--json and -o - both write to stdout: give -o a file")
-    check_table(output, overwrite=overwrite)
+    check_table(output, table_format)
+    if output != STDOUT and not partial_path(output).exists():
+        check_free(output, overwrite=overwrite)
     found = find_patches(patches)
     if found.others:
         say(f"{found.others} files are no images by their suffix and are left out")
+    unfinished = settings_of(output)
     classifier = PatchClassifier(
         _model_path(model),
         device=device,
-        threads=threads,
-        batch_size=batch_size,
+        threads=threads or unfinished.threads,
+        batch_size=batch_size or unfinished.batch_size,
         threshold=threshold,
         resize=resize,
     )
@@ -131,10 +143,14 @@ def infer(
     say(f"{len(found.files)} patches, {classifier!r}")
     # What Pillow thinks of a file stands in its row; a warning would only tear up the progress line.
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    options = RunOptions(output, table_format, tta, workers, quiet)
-    summary = score(classifier, found, options, truth)
+    options = RunOptions(output, table_format, tta, per_view, workers, max_failures, overwrite, quiet)
+    files, size = found.files, classifier.card.size
+    inputs = Inputs(
+        [file.name for file in files], lambda index: read_patch(files[index].path, size=size, resize=resize)
+    )
+    summary = score(classifier, inputs, options, truth)
     _report(summary, output, as_json=as_json)
-    if summary.failed:
+    if summary.tally.failed:
         raise SystemExit(EXIT_SOME_PATCHES_FAILED)
 
 
@@ -177,12 +193,17 @@ def _report(summary: Summary, output: str, *, as_json: bool) -> None:
     """Say how it went on stderr, and print the metrics where results belong."""
     from histo_runtime.results import STDOUT
 
-    for name, reason in summary.failures[:_FAILURES_SHOWN]:
+    tally = summary.tally
+    for name, reason in tally.failures[:_FAILURES_SHOWN]:
         say(f"failed: {name} {reason}")
-    if summary.failed > _FAILURES_SHOWN:
-        say(f"... and {summary.failed - _FAILURES_SHOWN} more, see the error column")
+    if tally.failed > _FAILURES_SHOWN:
+        say(f"... and {tally.failed - _FAILURES_SHOWN} more, see the error column")
+    far = tally.colour.far_from(tally.card)
+    if far:
+        say(f"warning: {far}")
     where = "" if output == STDOUT else f" -> {output}"
-    say(f"{summary.done} done, {summary.failed} failed, {summary.patches_per_second:.1f} patches/s{where}")
+    blank = f", {tally.colour.blank} blank" if tally.colour.blank else ""
+    say(f"{tally.done} done, {tally.failed} failed{blank}, {summary.patches_per_second:.1f} patches/s{where}")
     if as_json:
         click.echo(json.dumps(summary.to_dict(output)))
     elif summary.metrics:

@@ -33,8 +33,8 @@ class HistoCommand(click.Command):
             return super().invoke(ctx)
         except HistoError as error:
             self._fail(str(error), EXIT_FAILED)
-        except KeyboardInterrupt:
-            self._fail("interrupted", EXIT_INTERRUPTED)
+        except KeyboardInterrupt as error:
+            self._fail(str(error) or "interrupted", EXIT_INTERRUPTED)
         except BrokenPipeError:
             raise  # click ends quietly when the reader of a pipe is gone
         except OSError as error:

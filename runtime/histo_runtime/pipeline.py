@@ -1,6 +1,8 @@
-"""Decode, batch and infer, overlapped: patches are read ahead while the batch before is being computed.
+"""Read, decode, batch and infer, overlapped, so that the processor never waits for a patch.
 
-Order is kept, memory is bounded whatever the number of patches, and each patch in gives one result out.
+Decoding threads fill preallocated uint8 buffers some batches ahead; one thread infers. Order is kept, memory is bounded
+whatever the number of patches, and each patch in gives one result out. A patch that fails keeps its slot in the batch,
+so which patches share a batch depends on their positions alone.
 """
 
 from __future__ import annotations
@@ -9,119 +11,147 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from histo_runtime.errors import PatchError
+from histo_runtime.errors import HistoError, PatchError
 from histo_runtime.predictions import Predictions
 
 Item = TypeVar("Item")
-_BATCHES_AHEAD = 2  # one being computed, one waiting: the processor never waits for a batch
+_INFERENCES_AHEAD = 2  # one being computed, one waiting: the processor never waits for a batch
 
 
 @dataclass(frozen=True)
-class Outcome(Generic[Item]):
-    """What became of one item: its row in `predictions`, or the reason why it has none."""
+class Batch(Generic[Item]):
+    """What became of some consecutive items.
 
-    item: Item
+    Attributes:
+        items: in order.
+        errors: why each of them failed, empty where it did not.
+        patches: uint8 `[len(items), S, S, 3]`, black where an item failed; reused once the next batch is asked for.
+        predictions: a row for each item, meaningless where it failed; None when all of them did.
+    """
+
+    items: list[Item]
+    errors: list[str]
+    patches: NDArray[np.uint8]
     predictions: Predictions | None
-    row: int
-    error: str
 
 
 @dataclass(frozen=True)
-class _Batch(Generic[Item]):
-    items: list[tuple[Item, str]]  # each with its error, empty when it was decoded
-    predictions: Future[Predictions] | None  # None when nothing in the batch was decoded
+class _Decoding(Generic[Item]):
+    items: list[Item]
+    buffer: NDArray[np.uint8]
+    slots: list[Future[str]]
 
-    def outcomes(self) -> Iterator[Outcome[Item]]:
-        predictions = self.predictions.result() if self.predictions else None
-        row = 0
-        for item, error in self.items:
-            yield Outcome(item, None if error else predictions, row, error)
-            row += not error
+
+@dataclass(frozen=True)
+class _Inferring(Generic[Item]):
+    items: list[Item]
+    buffer: NDArray[np.uint8]
+    errors: list[str]
+    predictions: Future[Predictions] | None
 
 
 def overlapped(
     items: Iterable[Item],
     *,
     decode: Callable[[Item], NDArray[np.uint8]],
-    infer: Callable[[NDArray[np.uint8]], Predictions],
+    infer: Callable[[NDArray[np.uint8], int], Predictions],
+    cancel: Callable[[], None],
     batch_patches: int,
+    size: int,
     workers: int,
-) -> Iterator[Outcome[Item]]:
-    """Yield the outcome of every item, in order.
+) -> Iterator[Batch[Item]]:
+    """Yield batch after batch of `batch_patches` items; the last one may be smaller.
 
     Args:
         items: any number of them; read no further ahead than a few batches.
-        decode: item -> uint8 `[H, W, 3]`, runs in `workers` threads; raises `PatchError` for a bad patch.
-        infer: uint8 `[N, H, W, 3]` -> predictions, runs in one thread of its own.
+        decode: item -> uint8 `[size, size, 3]`, in one of `workers` threads. Whatever it raises makes the item a failed
+            one, but for other errors of this project (`HistoError`, not `PatchError`), which end the run.
+        infer: (buffer uint8 `[batch_patches, size, size, 3]`, how many of its patches count) -> predictions.
+        cancel: makes a running `infer` end soon; called when the caller stops before the end.
         batch_patches: patches a batch.
+        size: side of the patches in pixels.
         workers: decoding threads.
     """
-    decoders = ThreadPoolExecutor(workers, thread_name_prefix="histo-decode")
-    inference = ThreadPoolExecutor(1, thread_name_prefix="histo-infer")
+    run = _Run(decode, infer, batch_patches, size, workers)
+    finished = False
     try:
-        waiting: deque[_Batch[Item]] = deque()
-        decoded = _decode_ahead(items, decode, decoders, ahead=batch_patches * _BATCHES_AHEAD + workers)
-        for batch in _batches(decoded, infer, inference, batch_patches):
-            waiting.append(batch)
-            if len(waiting) >= _BATCHES_AHEAD:
-                yield from waiting.popleft().outcomes()
-        while waiting:
-            yield from waiting.popleft().outcomes()
+        yield from run.batches(iter(items))
+        finished = True
     finally:
-        decoders.shutdown(cancel_futures=True)
-        inference.shutdown(cancel_futures=True)
+        if not finished:
+            cancel()
+        run.close()
 
 
-def _decode_ahead(
-    items: Iterable[Item],
-    decode: Callable[[Item], NDArray[np.uint8]],
-    decoders: ThreadPoolExecutor,
-    *,
-    ahead: int,
-) -> Iterator[tuple[Item, NDArray[np.uint8] | str]]:
-    running: deque[tuple[Item, Future[NDArray[np.uint8]]]] = deque()
-    for item in items:
-        running.append((item, decoders.submit(decode, item)))
-        if len(running) > ahead:
-            yield _decoded(*running.popleft())
-    while running:
-        yield _decoded(*running.popleft())
+class _Run(Generic[Item]):
+    def __init__(
+        self,
+        decode: Callable[[Item], NDArray[np.uint8]],
+        infer: Callable[[NDArray[np.uint8], int], Predictions],
+        batch_patches: int,
+        size: int,
+        workers: int,
+    ) -> None:
+        self._decode = decode
+        self._infer = infer
+        self._batch_patches = batch_patches
+        # Small batches are decoded further ahead, so that every worker has something to do.
+        self._decodings_ahead = max(2, -(-2 * workers // batch_patches))
+        buffers = self._decodings_ahead + _INFERENCES_AHEAD + 1
+        self._free = [np.zeros((batch_patches, size, size, 3), np.uint8) for _ in range(buffers)]
+        self._decoders = ThreadPoolExecutor(workers, thread_name_prefix="histo-decode")
+        self._inference = ThreadPoolExecutor(1, thread_name_prefix="histo-infer")
 
+    def batches(self, items: Iterator[Item]) -> Iterator[Batch[Item]]:
+        decoding: deque[_Decoding[Item]] = deque()
+        inferring: deque[_Inferring[Item]] = deque()
+        while True:
+            while len(decoding) < self._decodings_ahead and (chunk := list(islice(items, self._batch_patches))):
+                decoding.append(self._start_decoding(chunk))
+            if decoding:
+                inferring.append(self._start_inferring(decoding.popleft()))
+            if len(inferring) > _INFERENCES_AHEAD or (inferring and not decoding):
+                yield from self._finish(inferring.popleft())
+            elif not decoding:
+                return
 
-def _decoded(item: Item, future: Future[NDArray[np.uint8]]) -> tuple[Item, NDArray[np.uint8] | str]:
-    try:
-        return item, future.result()
-    except PatchError as error:
-        return item, str(error)
+    def close(self) -> None:
+        self._decoders.shutdown(cancel_futures=True)
+        self._inference.shutdown(cancel_futures=True)
 
+    def _start_decoding(self, items: list[Item]) -> _Decoding[Item]:
+        buffer = self._free.pop()
+        slots = [self._decoders.submit(self._fill, item, buffer[slot]) for slot, item in enumerate(items)]
+        return _Decoding(items, buffer, slots)
 
-def _batches(
-    decoded: Iterable[tuple[Item, NDArray[np.uint8] | str]],
-    infer: Callable[[NDArray[np.uint8]], Predictions],
-    inference: ThreadPoolExecutor,
-    batch_patches: int,
-) -> Iterator[_Batch[Item]]:
-    items: list[tuple[Item, str]] = []
-    patches: list[NDArray[np.uint8]] = []
+    def _fill(self, item: Item, slot: NDArray[np.uint8]) -> str:
+        """Decode into a slot of a buffer; returns why that failed."""
+        try:
+            slot[:] = self._decode(item)
+        except PatchError as error:
+            slot[:] = 0
+            return str(error)
+        except HistoError:
+            raise
+        except Exception as error:  # a fault in a decoder must not cost the other 300,000 patches
+            slot[:] = 0
+            return f"unexpected {type(error).__name__}: {' '.join(str(error).split())}"
+        return ""
 
-    def close() -> _Batch[Item]:
-        future = inference.submit(infer, np.stack(patches)) if patches else None
-        return _Batch(items, future)
+    def _start_inferring(self, decoded: _Decoding[Item]) -> _Inferring[Item]:
+        errors = [slot.result() for slot in decoded.slots]
+        future = None
+        if not all(errors):
+            future = self._inference.submit(self._infer, decoded.buffer, len(decoded.items))
+        return _Inferring(decoded.items, decoded.buffer, errors, future)
 
-    for item, result in decoded:
-        if isinstance(result, str):
-            items.append((item, result))
-        else:
-            items.append((item, ""))
-            patches.append(result)
-        # A run of bad patches must not collect without end either.
-        if len(patches) == batch_patches or len(items) == 16 * batch_patches:
-            yield close()
-            items, patches = [], []
-    if items:
-        yield close()
+    def _finish(self, inferred: _Inferring[Item]) -> Iterator[Batch[Item]]:
+        predictions = inferred.predictions.result() if inferred.predictions else None
+        yield Batch(inferred.items, inferred.errors, inferred.buffer[: len(inferred.items)], predictions)
+        self._free.append(inferred.buffer)

@@ -26,6 +26,7 @@ class Prediction:
         views: how many views were run, 0 when failed.
         error: why the patch failed, empty when it did not.
         class_probability: one number a class, for softmax models only.
+        view_probability: that probability under each view, None when failed.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Prediction:
     views: int = 0
     error: str = ""
     class_probability: tuple[float, ...] | None = None
+    view_probability: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,10 @@ class Predictions:
         """Return patch `index` as a row called `name`; a probability that is not a number makes it a failed one."""
         if not np.isfinite(self.probability[index]):
             return Prediction(name=name, error="the model gives no number for it")
-        per_class = None if self.class_probability is None else tuple(self.class_probability[index].tolist())
+        by_view, per_class = self.view_probability[index], None
+        if self.class_probability is not None:
+            per_class = tuple(self.class_probability[index].tolist())
+            by_view = by_view[:, self.class_probability[index].argmax()]
         return Prediction(
             name=name,
             label=str(self.label[index]),
@@ -72,6 +77,7 @@ class Predictions:
             std=float(self.std[index]),
             views=len(self.view_names),
             class_probability=per_class,
+            view_probability=tuple(by_view.tolist()),
         )
 
     def to_pandas(self) -> pd.DataFrame:

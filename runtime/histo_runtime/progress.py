@@ -13,13 +13,24 @@ _PLAIN_INTERVAL = 15.0  # seconds between lines in a log file
 class Progress:
     """Counts done and failed items of a known total, and says how fast and how long still.
 
-    Use as a context manager; `stream` defaults to stderr, `quiet` prints nothing at all.
+    Use as a context manager; `stream` defaults to stderr, `quiet` prints nothing at all. `done` and `failed`
+    say what was there before: all of them count, but only what comes now makes the speed.
     """
 
-    def __init__(self, total: int, *, unit: str = "patches", quiet: bool = False, stream: TextIO | None = None) -> None:
+    def __init__(
+        self,
+        total: int,
+        *,
+        done: int = 0,
+        failed: int = 0,
+        unit: str = "patches",
+        quiet: bool = False,
+        stream: TextIO | None = None,
+    ) -> None:
         self.total = total
-        self.done = 0
-        self.failed = 0
+        self.done = done
+        self.failed = failed
+        self.counted = 0
         self._unit = unit
         self._quiet = quiet
         self._stream = stream or sys.stderr
@@ -36,6 +47,7 @@ class Progress:
     def advance(self, *, failed: bool = False) -> None:
         """Count one item."""
         self.done += 1
+        self.counted += 1
         self.failed += failed
         now = time.monotonic()
         if self._quiet or now - self._last < (_TERMINAL_INTERVAL if self._terminal else _PLAIN_INTERVAL):
@@ -50,8 +62,8 @@ class Progress:
 
     @property
     def rate(self) -> float:
-        """Items per second since the start."""
-        return self.done / max(self.elapsed, 1e-9)
+        """Items per second since the start, without those that were done before."""
+        return self.counted / max(self.elapsed, 1e-9)
 
     def _line(self) -> str:
         share = f"{self.done}/{self.total} {self._unit}"

@@ -1,71 +1,137 @@
-"""What `histo-infer` writes: the table of predictions, and the record of the run."""
+"""What `histo-infer` writes: the rows of the table, and the finished file in each of its formats."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-import os
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from histo_runtime.card import ModelCard
-from histo_runtime.errors import OutputError
+from histo_runtime.errors import OutputError, missing_extra
 from histo_runtime.files import check_output, written_aside
 from histo_runtime.predictions import Prediction
+from histo_runtime.views import view_name
 
 STDOUT = "-"
 FORMATS = ("table", "kaggle")
+_CSV, _PARQUET = ".csv", ".parquet"
+COLUMNS = ("path", "label", "probability", "std", "views", "error")
+_NOT_NUMBERS = ("path", "label", "error")
 
 
-def check_table(output: str, *, overwrite: bool) -> None:
-    """Refuse an output that can't be written, before any patch is scored.
+@dataclass(frozen=True)
+class Table:
+    """The columns of the contract's table for one model, and its rows as CSV.
+
+    Attributes:
+        classes: of a softmax, for its columns `probability_<class>`; empty for a sigmoid.
+        views: for columns `view_<name>` with the probability under each view; empty unless they were asked for.
+    """
+
+    classes: tuple[str, ...] = ()
+    views: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, card: ModelCard, views: Sequence[int] = ()) -> Table:
+        """Describe the table of a model; `views` are the positions of the views that get a column."""
+        names = tuple(view_name(card.views[index]) for index in views)
+        return cls(card.classes if card.activation == "softmax" else (), names)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The header."""
+        per_class = (f"probability_{name}" for name in self.classes)
+        return (*COLUMNS, *per_class, *(f"view_{name}" for name in self.views))
+
+    def cells(self, row: Prediction) -> list[str]:
+        """Write one row, numbers as float32 with nine significant digits."""
+        return [
+            *(row.name, row.label or "", number(row.probability), number(row.std), str(row.views), row.error),
+            *(number(value) for value in _filled(row.class_probability, len(self.classes))),
+            *(number(value) for value in _filled(row.view_probability, len(self.views))),
+        ]
+
+
+def number(value: float | None) -> str:
+    """Write a float32 with nine significant digits, which give the same float32 back; None as empty."""
+    return "" if value is None else f"{np.float32(value):.9g}"
+
+
+def encode(rows: Iterable[Sequence[str]]) -> bytes:
+    """Write rows as CSV: UTF-8, `\\n`; bytes of file names that are not UTF-8 stay what they were."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode("utf-8", "surrogateescape")
+
+
+def decode(data: bytes) -> Iterator[list[str]]:
+    """Read rows back."""
+    return csv.reader(io.StringIO(data.decode("utf-8", "surrogateescape"), newline=""))
+
+
+def check_table(output: str, table_format: str) -> None:
+    """Refuse an output of an unknown kind, or a library that is missing for it, before any patch is scored.
 
     Raises:
-        OutputError: not a `.csv` file or `-`, it exists already, or its folder can't be written to.
+        OutputError: not a `.csv` or `.parquet` file or `-`, or not in this format.
+        MissingExtraError: Parquet without pyarrow.
     """
     if output == STDOUT:
         return
-    if Path(output).suffix.lower() != ".csv":
-        raise OutputError(f"{output}: the output is a .csv file, or - for stdout")
-    check_output(Path(output), overwrite=overwrite)
-    check_output(run_path(output), overwrite=overwrite)
+    suffix = Path(output).suffix.lower()
+    if suffix not in (_CSV, _PARQUET):
+        raise OutputError(f"{output}: the output is a .csv or .parquet file, or - for stdout")
+    if suffix == _PARQUET:
+        if table_format != "table":
+            raise OutputError(f"{output}: the format {table_format} is a .csv file")
+        try:
+            import pyarrow  # noqa: F401
+        except ImportError as error:
+            raise missing_extra("pyarrow", "formats", "a .parquet output") from error
 
 
-@contextmanager
-def open_table(output: str, card: ModelCard, table_format: str) -> Iterator[Callable[[Prediction], None]]:
-    """Yield a function that writes one row; a file gets its name when the body succeeds.
+def check_free(output: str, *, overwrite: bool) -> None:
+    """Refuse an output that exists, or whose folder can't be written to.
 
-    Args:
-        output: a `.csv` path, written as `NAME.csv.partial` until it is complete, or "-" for stdout.
-        card: names the columns of a softmax model.
-        table_format: "table" (the contract's columns) or "kaggle" (`id,label`).
+    Raises:
+        OutputError: it, or the record beside it, exists already, or its folder can't be written to.
     """
-    columns, cells = _COLUMNS[table_format](card)
-    if output == STDOUT:
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape", newline="")
-        yield _writer(sys.stdout, columns, cells)
-        sys.stdout.flush()
+    for path in (Path(output), run_path(output)):
+        check_output(path, overwrite=overwrite)
+
+
+def write_table(output: str, table_format: str, table: Table, blocks: Iterable[bytes]) -> None:
+    """Write the finished file from the CSV rows of all blocks; it appears when it is whole.
+
+    Raises:
+        OutputError: it can't be written.
+    """
+    path = Path(output)
+    with written_aside(path) as temporary:
+        if path.suffix.lower() == _PARQUET:
+            _write_parquet(temporary, table, blocks)
+            return
+        with temporary.open("wb") as file:
+            write_csv(file, table_format, table, blocks)
+
+
+def write_csv(file: BinaryIO, table_format: str, table: Table, blocks: Iterable[bytes]) -> None:
+    """Write header and rows as CSV: "table" as they are, "kaggle" as `id,label`."""
+    if table_format == "table":
+        file.write(encode([table.columns]))
+        file.writelines(blocks)
         return
-    path, partial = Path(output), Path(f"{output}.partial")
-    try:
-        with partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            yield _writer(file, columns, cells)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)  # noqa: PTH105 - atomic on every system
-    except OSError as error:
-        if isinstance(error, OutputError):
-            raise
-        raise OutputError(f"{output}: can't be written ({error.strerror or error})") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    file.write(encode([("id", "label")]))
+    file.writelines(
+        encode((PurePosixPath(path).stem, probability) for path, _, probability, *_ in decode(block))
+        for block in blocks
+    )
 
 
 def write_run(output: str, record: dict[str, Any]) -> Path:
@@ -81,43 +147,29 @@ def run_path(output: str) -> Path:
     return Path(output).with_suffix(".run.json")
 
 
-def number(value: float | None) -> str:
-    """Write a float32 with nine significant digits, which give the same float32 back; None as empty."""
-    return "" if value is None else f"{np.float32(value):.9g}"
+def partial_path(output: str) -> Path:
+    """Return the path of the journal of a run that is not finished."""
+    return Path(f"{output}.partial")
 
 
-Cells = Callable[[Prediction], Sequence[str]]
+def _filled(values: tuple[float, ...] | None, count: int) -> Sequence[float | None]:
+    return [None] * count if values is None else values[:count]
 
 
-def _writer(file: TextIO, columns: Sequence[str], cells: Cells) -> Callable[[Prediction], None]:
-    table = csv.writer(file, lineterminator="\n")
-    table.writerow(columns)
-    return lambda prediction: table.writerow(cells(prediction))
+def _write_parquet(path: Path, table: Table, blocks: Iterable[bytes]) -> None:
+    """Text columns as strings, numbers as float32 and int32; what is empty in CSV is null here."""
+    import pyarrow as pa
+    from pyarrow import parquet
 
-
-def _table(card: ModelCard) -> tuple[list[str], Cells]:
-    columns = ["path", "label", "probability", "std", "views", "error"]
-    if card.activation == "softmax":
-        columns += [f"probability_{name}" for name in card.classes]
-
-    def cells(row: Prediction) -> list[str]:
-        common = [
-            row.name,
-            row.label or "",
-            number(row.probability),
-            number(row.std),
-            str(row.views),
-            row.error,
-        ]
-        if card.activation == "sigmoid":
-            return common
-        return common + [number(value) for value in row.class_probability or [None] * len(card.classes)]
-
-    return columns, cells
-
-
-def _kaggle(_card: ModelCard) -> tuple[list[str], Cells]:
-    return ["id", "label"], lambda row: [PurePosixPath(row.name).stem, number(row.probability)]
-
-
-_COLUMNS: dict[str, Callable[[ModelCard], tuple[list[str], Cells]]] = {"table": _table, "kaggle": _kaggle}
+    types = {name: pa.string() if name in _NOT_NUMBERS else pa.float32() for name in table.columns}
+    schema = pa.schema({**types, "views": pa.int32()})
+    with parquet.ParquetWriter(path, schema) as writer:
+        for block in blocks:
+            # Parquet's strings are UTF-8, so a byte that is not shows as a replacement character.
+            rows = list(csv.reader(io.StringIO(block.decode("utf-8", "replace"), newline="")))
+            columns = dict(zip(table.columns, zip(*rows, strict=True), strict=True))
+            arrays = [
+                pa.array([value or None for value in columns[name]]).cast(schema.field(name).type)
+                for name in schema.names
+            ]
+            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))

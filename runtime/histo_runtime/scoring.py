@@ -1,24 +1,44 @@
-"""One run of `histo-infer`: score a list of patches, write the table and the record, count what happened."""
+"""One run of `histo-infer`: score inputs block by block into a journal, and write table and record when all is done."""
 
 from __future__ import annotations
 
+import hashlib
 import platform
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from histo_runtime import __version__
-from histo_runtime.card import ModelCard
 from histo_runtime.classifier import PatchClassifier
+from histo_runtime.command import say
 from histo_runtime.device import import_onnxruntime
-from histo_runtime.metrics import binary_metrics
+from histo_runtime.errors import HistoError, OutputError
+from histo_runtime.journal import Journal, read_manifest
+from histo_runtime.lock import locked
+from histo_runtime.pipeline import Batch
 from histo_runtime.predictions import Prediction
 from histo_runtime.progress import Progress
-from histo_runtime.results import STDOUT, open_table, write_run
-from histo_runtime.sources import PatchList
+from histo_runtime.results import (
+    STDOUT,
+    Table,
+    check_free,
+    decode,
+    encode,
+    partial_path,
+    write_csv,
+    write_run,
+    write_table,
+)
+from histo_runtime.tally import Colour, Tally
+
+_BLOCK_PATCHES = 256  # what a crash may cost, in patches, at most
 
 
 @dataclass(frozen=True)
@@ -28,135 +48,274 @@ class RunOptions:
     output: str
     table_format: str = "table"
     tta: str = "full"
+    per_view: bool = False
     workers: int | None = None
+    max_failures: int | None = None
+    overwrite: bool = False
     quiet: bool = False
 
 
-@dataclass
+@dataclass(frozen=True)
+class Inputs:
+    """What is scored: names, sorted, and how to decode the one at a position to uint8 `[S, S, 3]`."""
+
+    names: Sequence[str]
+    decode: Callable[[int], NDArray[np.uint8]]
+
+    def sha256(self) -> str:
+        """Identify the list of names."""
+        digest = hashlib.sha256()
+        for name in self.names:
+            digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
 class Summary:
-    """What a run came to, while it goes on and afterwards.
+    """What a run came to."""
 
-    Attributes:
-        done, failed: patches scored, and patches that could not be.
-        failures: name and reason of each failed patch.
-        scored: of each labelled patch the index of its true class, whether it was hit, and the probability of
-            the last class.
-        metrics: figures against the labels, None without labels.
-    """
-
-    done: int = 0
-    failed: int = 0
-    failures: list[tuple[str, str]] = field(default_factory=list)
-    scored: list[tuple[int, bool, float]] = field(default_factory=list)
-    seconds: float = 0.0
-    metrics: dict[str, Any] | None = None
-
-    @property
-    def patches_per_second(self) -> float:
-        """Patches per second over the whole run, failed ones included."""
-        return (self.done + self.failed) / self.seconds if self.seconds else 0.0
+    tally: Tally
+    seconds: float
+    scored_now: int
+    patches_per_second: float
+    metrics: Mapping[str, Any] | None
 
     def to_dict(self, output: str) -> dict[str, Any]:
         """Return the summary as a JSON object; `output` is where the table went."""
         return {
             "output": output,
-            "done": self.done,
-            "failed": self.failed,
+            "done": self.tally.done,
+            "failed": self.tally.failed,
+            "blank": self.tally.colour.blank,
             "seconds": round(self.seconds, 3),
             "patches_per_second": round(self.patches_per_second, 3),
             "metrics": self.metrics,
         }
 
 
+@dataclass(frozen=True)
+class Unfinished:
+    """Settings of an unfinished run that a command without them takes over: they decide the last bits."""
+
+    batch_size: int | None = None
+    threads: int | None = None
+
+
+def settings_of(output: str) -> Unfinished:
+    """Return the settings of the unfinished run beside an output, if there is one."""
+    if output == STDOUT:
+        return Unfinished()
+    found = read_manifest(partial_path(output), overwrite=True) or {}
+    numbers = (found.get(name) for name in ("batch_size", "threads"))
+    return Unfinished(*(value if isinstance(value, int) and value > 0 else None for value in numbers))
+
+
+def block_patches(classifier: PatchClassifier, tta: str) -> int:
+    """Patches a block: whole batches, so that a continued run cuts its batches where an uninterrupted one does."""
+    batch = classifier.batch_patches(tta)
+    return batch * -(-_BLOCK_PATCHES // batch)
+
+
 def score(
-    classifier: PatchClassifier,
-    patches: PatchList,
-    options: RunOptions,
-    labels: Mapping[str, int] | None = None,
+    classifier: PatchClassifier, inputs: Inputs, options: RunOptions, labels: Mapping[str, int] | None = None
 ) -> Summary:
-    """Score patches into a table, and write the record of the run beside it.
+    """Score inputs into a table with a record beside it, or go on with a run of the same that was cut off.
 
     Args:
         classifier: the open model.
-        patches: what to score; a row is written for each, in this order.
+        inputs: what to score; a row is written for each, in this order.
         options: where and how.
         labels: name -> index of the true class, for metrics.
 
     Raises:
-        OutputError: the table or the record can't be written; nothing half-written is left.
+        OutputError: an unfinished run of something else is in the way, or something can't be written; blocks that were
+            committed are kept.
+        HistoError: more patches failed than `options.max_failures`.
+        KeyboardInterrupt: with a text that says how to go on.
     """
-    started = datetime.now(UTC)
-    summary = Summary()
-    with (
-        open_table(options.output, classifier.card, options.table_format) as write,
-        Progress(len(patches.files), quiet=options.quiet) as progress,
-    ):
-        rows = classifier.stream((file.path for file in patches.files), tta=options.tta, workers=options.workers)
-        for file, row in zip(patches.files, rows, strict=True):
-            named = replace(row, name=file.name)
-            write(named)
-            _count(summary, named, labels, classifier.card)
-            progress.advance(failed=bool(named.error))
-        summary.seconds = progress.elapsed
-        summary.metrics = _metrics(summary, classifier)
-        if options.output != STDOUT:
-            write_run(options.output, _record(classifier, options, summary, started))
-    return summary
+    run = _Run(classifier, inputs, options, Tally(classifier.card, classifier.threshold, labels))
+    return run.to_stdout() if options.output == STDOUT else run.to_file()
 
 
-def _count(summary: Summary, row: Prediction, labels: Mapping[str, int] | None, card: ModelCard) -> None:
-    if row.error:
-        summary.failed += 1
-        summary.failures.append((row.name, row.error))
-        return
-    summary.done += 1
-    if labels is not None and row.name in labels and row.probability is not None:
-        truth = labels[row.name]
-        last = row.probability if row.class_probability is None else row.class_probability[-1]
-        summary.scored.append((truth, row.label == card.classes[truth], last))
+@dataclass
+class _Run:
+    classifier: PatchClassifier
+    inputs: Inputs
+    options: RunOptions
+    tally: Tally
+    started: datetime = field(default_factory=lambda: datetime.now(UTC))
 
+    @property
+    def table(self) -> Table:
+        views = range(1 if self.options.tta == "none" else len(self.classifier.card.views))
+        return Table.of(self.classifier.card, views if self.options.per_view else ())
 
-def _metrics(summary: Summary, classifier: PatchClassifier) -> dict[str, Any] | None:
-    """Two classes have a ROC curve and a threshold; with more, accuracy is what remains."""
-    if not summary.scored:
-        return None
-    truth, hit, probability = (np.array(column) for column in zip(*summary.scored, strict=True))
-    if len(classifier.card.classes) > 2:
-        return {"n": len(truth), "accuracy": float(hit.mean())}
-    # The label of a softmax is its largest class, whatever the threshold of the card.
-    threshold = classifier.threshold if classifier.card.activation == "sigmoid" else 0.5
-    return binary_metrics(truth, probability, threshold).to_dict()
+    def to_stdout(self) -> Summary:
+        """Write rows as they come; there is nothing to continue."""
+        out = sys.stdout.buffer
+        with self._progress() as progress:
+            write_csv(out, self.options.table_format, self.table, (rows for rows, _ in self._blocks(0, progress)))
+            out.flush()
+        return self._summary(progress)
 
+    def to_file(self) -> Summary:
+        """Commit block after block to the journal, then write the files and remove it."""
+        path = partial_path(self.options.output)
+        with locked(Path(self.options.output)):
+            self._make_way(path)
+            with Journal(path, self.manifest()) as journal:
+                self._take_over(journal)
+                progress = self._score_rest(journal)
+                summary = self._summary(progress)
+                write_run(self.options.output, self._record(summary))
+                write_table(self.options.output, self.options.table_format, self.table, journal.data())
+            path.unlink(missing_ok=True)
+        return summary
 
-def _record(classifier: PatchClassifier, options: RunOptions, summary: Summary, started: datetime) -> dict[str, Any]:
-    return {
-        "schema": 1,
-        "model": {
-            "path": str(classifier.model),
-            "sha256": classifier.sha256,
-            "card": classifier.card.replace(golden=()).to_dict(),
-        },
-        "settings": {
-            "format": options.table_format,
-            "tta": options.tta,
-            "threshold": classifier.threshold,
-            "batch_size": classifier.batch_size,
-            "threads": classifier.threads,
-            "workers": options.workers,
-            "resize": classifier.resize,
-        },
-        "versions": {
-            "histo-edge": __version__,
+    def _make_way(self, path: Path) -> None:
+        """Go on with an unfinished run of the same; one of something else is refused, or dropped when that was said."""
+        found = read_manifest(path, overwrite=self.options.overwrite)
+        if found is None:
+            path.unlink(missing_ok=True)
+            check_free(self.options.output, overwrite=self.options.overwrite)
+            return
+        wanted = self.manifest()
+        different = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
+        if not different:
+            return
+        if not self.options.overwrite:
+            raise OutputError(
+                f"{path}: is an unfinished run with another {', '.join(different)}: run that command again to finish"
+                " it, or add --overwrite to drop it"
+            )
+        say(f"dropping {path}, an unfinished run with another {', '.join(different)}")
+        path.unlink()
+
+    def _take_over(self, journal: Journal) -> None:
+        for data, facts in zip(journal.data(), journal.facts(), strict=True):
+            for cells in decode(data):
+                self.tally.add(cells)
+            self.tally.colour.merge(facts)
+        if journal.blocks:
+            say(f"going on after {self.tally.done + self.tally.failed} patches of a run that was cut off")
+
+    def _score_rest(self, journal: Journal) -> Progress:
+        with self._progress() as progress:
+            try:
+                for rows, colour in self._blocks(journal.blocks, progress):
+                    journal.commit(rows, colour.to_dict())
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(self._how_to_go_on(journal)) from None
+        return progress
+
+    def manifest(self) -> dict[str, Any]:
+        """What must be the same for a run to be continued."""
+        return {
+            "model": self.classifier.sha256,
+            "inputs": {"count": len(self.inputs.names), "sha256": self.inputs.sha256()},
+            "block": block_patches(self.classifier, self.options.tta),
+            "batch_size": self.classifier.batch_size,
+            "threads": self.classifier.threads,
+            "device": self.classifier.device,
             "onnxruntime": import_onnxruntime().__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-            "system": platform.platform(),
-        },
-        "device": classifier.device,
-        "counts": {"inputs": summary.done + summary.failed, "done": summary.done, "failed": summary.failed},
-        "started": started.isoformat(timespec="seconds"),
-        "seconds": round(summary.seconds, 3),
-        "patches_per_second": round(summary.patches_per_second, 3),
-        "metrics": summary.metrics,
-        "failures": [{"path": name, "error": error} for name, error in summary.failures],
-    }
+            "tta": self.options.tta,
+            "per_view": self.options.per_view,
+            "threshold": self.classifier.threshold,
+            "resize": self.classifier.resize,
+        }
+
+    def _blocks(self, done_blocks: int, progress: Progress) -> Iterator[tuple[bytes, Colour]]:
+        """Score block after block; yields its rows as CSV and the colour of its patches."""
+        block = block_patches(self.classifier, self.options.tta)
+        positions = range(done_blocks * block, len(self.inputs.names))
+        batches = self.classifier.batches(
+            positions, self.inputs.decode, tta=self.options.tta, workers=self.options.workers
+        )
+        rows: list[list[str]] = []
+        colour = Colour()
+        for batch in batches:
+            new = [self.table.cells(row) for row in self._rows(batch)]
+            decoded = [not error for error in batch.errors]
+            if any(decoded):
+                colour.add(batch.patches[decoded])
+            self._count(new, progress)
+            rows += new
+            if len(rows) == block:
+                self.tally.colour.merge(colour.to_dict())
+                yield encode(rows), colour
+                rows, colour = [], Colour()
+        if rows:
+            self.tally.colour.merge(colour.to_dict())
+            yield encode(rows), colour
+
+    def _rows(self, batch: Batch[int]) -> list[Prediction]:
+        names = [self.inputs.names[position] for position in batch.items]
+        return [
+            Prediction(name=name, error=error)
+            if error or batch.predictions is None
+            else batch.predictions.row(row, name)
+            for row, (name, error) in enumerate(zip(names, batch.errors, strict=True))
+        ]
+
+    def _count(self, rows: Sequence[Sequence[str]], progress: Progress) -> None:
+        for cells in rows:
+            failed_before = self.tally.failed
+            self.tally.add(cells)
+            progress.advance(failed=self.tally.failed > failed_before)
+        limit = self.options.max_failures
+        if limit is not None and self.tally.failed > limit:
+            path, reason = self.tally.failures[0]
+            raise HistoError(
+                f"stopped: {self.tally.failed} patches failed, --max-failures allows {limit};"
+                f" the first: {path} {reason}"
+            )
+
+    def _progress(self) -> Progress:
+        done = self.tally.done + self.tally.failed
+        return Progress(len(self.inputs.names), done=done, failed=self.tally.failed, quiet=self.options.quiet)
+
+    def _how_to_go_on(self, journal: Journal) -> str:
+        kept = min(journal.blocks * block_patches(self.classifier, self.options.tta), len(self.inputs.names))
+        command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        return f"interrupted: {kept} of {len(self.inputs.names)} patches are kept; go on with: {command}"
+
+    def _summary(self, progress: Progress) -> Summary:
+        return Summary(self.tally, progress.elapsed, progress.counted, progress.rate, self.tally.metrics())
+
+    def _record(self, summary: Summary) -> dict[str, Any]:
+        manifest = self.manifest()
+        settings = ("tta", "per_view", "threshold", "resize", "batch_size", "threads", "block")
+        counts = {"inputs": len(self.inputs.names), "done": self.tally.done, "failed": self.tally.failed}
+        return {
+            "schema": 1,
+            "model": {
+                "path": str(self.classifier.model),
+                "sha256": manifest["model"],
+                "card": self.classifier.card.replace(golden=()).to_dict(),
+            },
+            "settings": {
+                "format": self.options.table_format,
+                "workers": self.options.workers,
+                **{name: manifest[name] for name in settings},
+            },
+            "inputs": manifest["inputs"],
+            "versions": {
+                "histo-edge": __version__,
+                "onnxruntime": manifest["onnxruntime"],
+                "numpy": np.__version__,
+                "python": platform.python_version(),
+                "system": platform.platform(),
+            },
+            "device": self.classifier.device,
+            "counts": {**counts, "blank": self.tally.colour.blank},
+            "colour": {
+                "mean": self.tally.colour.mean.round(3).tolist(),
+                "std": self.tally.colour.std.round(3).tolist(),
+            },
+            "started": self.started.isoformat(timespec="seconds"),
+            "seconds": round(summary.seconds, 3),
+            "patches_per_second": round(summary.patches_per_second, 3),
+            "continued_after": counts["inputs"] - summary.scored_now,
+            "metrics": summary.metrics,
+            "failures": [{"path": name, "error": error} for name, error in self.tally.failures],
+        }

@@ -178,7 +178,7 @@ def test_kaggle_format_is_id_and_probability(folder: Path, tmp_path: Path) -> No
 def test_the_run_is_recorded_beside_the_table(bad_folder: Path, tmp_path: Path) -> None:
     score(bad_folder, "-o", "out.v2.csv", "--tta", "none", "--threshold", 0.25, "--batch-size", 4)
     run = read_json(tmp_path / "out.v2.run.json")
-    assert run["counts"] == {"inputs": 7, "done": 2, "failed": 5}
+    assert run["counts"] == {"inputs": 7, "done": 2, "failed": 5, "blank": 2}
     assert run["model"]["sha256"] == hashlib.sha256(SIGMOID.read_bytes()).hexdigest()
     card = card_of(SIGMOID)
     assert {**run["model"]["card"], "golden": None} == {**card, "golden": None}
@@ -494,7 +494,7 @@ def _start(*arguments: object, **options: object) -> subprocess.Popen[str]:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT to send")
-def test_an_interrupt_exits_130_in_one_line_and_leaves_nothing(endless_list: Path, tmp_path: Path) -> None:
+def test_an_interrupt_exits_130_with_the_command_that_goes_on(endless_list: Path, tmp_path: Path) -> None:
     with _start(endless_list) as process:
         until = time.monotonic() + 60
         partial = tmp_path / "predictions.csv.partial"
@@ -505,9 +505,10 @@ def test_an_interrupt_exits_130_in_one_line_and_leaves_nothing(endless_list: Pat
         stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert stdout == ""
-    assert stderr.splitlines()[-1] == "histo-infer: interrupted"
+    assert stderr.splitlines()[-1].startswith("histo-infer: interrupted: ")
+    assert "patches are kept; go on with: " in stderr.splitlines()[-1]
     assert "Traceback" not in stderr
-    assert names_in(tmp_path) == ["list.csv"]
+    assert names_in(tmp_path) == ["list.csv", "predictions.csv.partial"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes close otherwise there")

@@ -5,15 +5,15 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from histo_runtime.errors import PatchError
-from histo_runtime.pipeline import Outcome, overlapped
+from histo_runtime.errors import InputError, PatchError
+from histo_runtime.pipeline import Batch, overlapped
 from histo_runtime.predictions import Predictions
 
 
@@ -24,14 +24,26 @@ def decode(item: int) -> np.ndarray:
     return np.full((2, 2, 3), item % 251, np.uint8)
 
 
-def infer(batch: np.ndarray) -> Predictions:
+def infer(buffer: np.ndarray, count: int) -> Predictions:
     """The probability is the value of the patch, so that a row tells which patch it belongs to."""
-    value = batch[:, 0, 0, 0].astype(np.float32)
-    return Predictions(np.full(len(value), "x"), value, 0 * value, value[:, None], None, ("identity",))
+    value = buffer[:count, 0, 0, 0].astype(np.float32)
+    return Predictions(np.full(count, "x"), value, 0 * value, value[:, None], None, ("identity",))
 
 
-def run(items, *, decode=decode, infer=infer, batch_patches: int = 4, workers: int = 3) -> Iterator[Outcome[int]]:
-    return overlapped(items, decode=decode, infer=infer, batch_patches=batch_patches, workers=workers)
+def run(
+    items, *, decode=decode, infer=infer, cancel=lambda: None, batch_patches: int = 4, workers: int = 3
+) -> Iterator[Batch[int]]:
+    return overlapped(
+        items, decode=decode, infer=infer, cancel=cancel, batch_patches=batch_patches, size=2, workers=workers
+    )
+
+
+def outcomes(batches: Iterable[Batch[int]]) -> Iterator[tuple[int, str, float | None]]:
+    """Each item with its error and its probability."""
+    for batch in batches:
+        for row, (item, error) in enumerate(zip(batch.items, batch.errors, strict=True)):
+            probability = None if error or batch.predictions is None else float(batch.predictions.probability[row])
+            yield item, error, probability
 
 
 def histo_threads() -> list[threading.Thread]:
@@ -51,15 +63,8 @@ def assert_no_thread_is_left() -> None:
     st.integers(1, 4),
 )
 def test_every_item_gives_its_own_outcome_in_order(items: list[int], batch_patches: int, workers: int) -> None:
-    outcomes = list(run(items, batch_patches=batch_patches, workers=workers))
-    assert [outcome.item for outcome in outcomes] == items
-    for item, outcome in zip(items, outcomes, strict=True):
-        if item < 0:
-            assert (outcome.error, outcome.predictions) == (f"bad {item}", None)
-        else:
-            assert outcome.error == ""
-            assert outcome.predictions is not None
-            assert outcome.predictions.probability[outcome.row] == item
+    expected = [(item, f"bad {item}", None) if item < 0 else (item, "", item) for item in items]
+    assert list(outcomes(run(items, batch_patches=batch_patches, workers=workers))) == expected
 
 
 def test_order_is_kept_when_the_first_are_the_slowest_to_decode() -> None:
@@ -67,24 +72,42 @@ def test_order_is_kept_when_the_first_are_the_slowest_to_decode() -> None:
         time.sleep(0.02 if item < 3 else 0)
         return decode(item)
 
-    assert [outcome.item for outcome in run(range(30), decode=slow_first)] == list(range(30))
+    assert [item for item, *_ in outcomes(run(range(30), decode=slow_first))] == list(range(30))
 
 
-def test_no_batch_is_larger_than_asked_for_and_only_the_last_is_smaller() -> None:
-    sizes: list[int] = []
+def test_batches_are_cut_by_position_whatever_fails() -> None:
+    counts: list[int] = []
 
-    def watched(batch: np.ndarray) -> Predictions:
-        sizes.append(len(batch))
-        return infer(batch)
+    def watched(buffer: np.ndarray, count: int) -> Predictions:
+        assert len(buffer) == 4
+        counts.append(count)
+        return infer(buffer, count)
 
-    items = [item if item % 3 else -1 for item in range(40)]
-    list(run(items, infer=watched, batch_patches=4))
-    good = sum(item >= 0 for item in items)
-    assert sizes == [4] * (good // 4) + [good % 4] * (good % 4 > 0)
+    items = [item if item % 3 else -1 for item in range(38)]
+    batches = [batch.items for batch in run(items, infer=watched)]
+    assert batches == [items[first : first + 4] for first in range(0, 38, 4)]
+    assert counts == [4] * 9 + [2]
+
+
+def test_a_patch_that_fails_is_black_in_its_batch_and_keeps_the_others_where_they_are() -> None:
+    for batch in run([7, -1, 9, -2, 11, 12, 13, 14]):
+        for item, patch in zip(batch.items, batch.patches, strict=True):
+            assert (patch == max(item, 0)).all()
+
+
+def test_a_batch_of_failures_alone_is_not_computed() -> None:
+    def never(_buffer: np.ndarray, _count: int) -> Predictions:
+        raise AssertionError("there is nothing to compute")
+
+    (batch,) = run([-1, -2, -3], infer=never)
+    assert (batch.predictions, batch.errors) == (None, ["bad -1", "bad -2", "bad -3"])
 
 
 @pytest.mark.parametrize("kind", ["good", "bad", "mixed"])
-def test_an_endless_source_is_read_a_few_batches_ahead_and_no_further(kind: str) -> None:
+@pytest.mark.parametrize(("batch_patches", "workers"), [(4, 3), (1, 8), (64, 2)])
+def test_an_endless_source_is_read_a_few_batches_ahead_and_no_further(
+    kind: str, batch_patches: int, workers: int
+) -> None:
     pulled = 0
 
     def endless() -> Iterator[int]:
@@ -93,34 +116,34 @@ def test_an_endless_source_is_read_a_few_batches_ahead_and_no_further(kind: str)
             pulled += 1
             yield {"good": 1, "bad": -1, "mixed": -(number % 2)}[kind]
 
-    outcomes = run(endless(), batch_patches=4, workers=3)
-    for taken in range(1, 301):
-        next(outcomes)
-        # Five batches and the workers; a run of bad patches is cut off later, at 16 batches' worth.
-        assert pulled - taken <= (4 * 5 + 3 if kind == "good" else 4 * 16 * 3)
-    outcomes.close()
+    batches = run(endless(), batch_patches=batch_patches, workers=workers)
+    for taken in range(1, 101):
+        next(batches)
+        # Two being computed, two being decoded, and what keeps every worker busy.
+        assert pulled - taken * batch_patches <= 5 * batch_patches + 2 * workers
+    batches.close()
     assert_no_thread_is_left()
 
 
 def test_nothing_is_read_before_the_first_outcome_is_asked_for() -> None:
     started: list[int] = []
     source = (started.append(number) or number for number in range(5))
-    outcomes = run(source)
+    batches = run(source)
     assert not started
     assert not histo_threads()
-    assert len(list(outcomes)) == 5
+    assert len(list(outcomes(batches))) == 5
 
 
-def broken_decode(item: int) -> np.ndarray:
+def gone(item: int) -> np.ndarray:
     if item == 20:
-        raise ZeroDivisionError("decode")
+        raise InputError("the folder is gone")
     return decode(item)
 
 
-def broken_infer(batch: np.ndarray) -> Predictions:
-    if 20 in batch:
+def broken_infer(buffer: np.ndarray, count: int) -> Predictions:
+    if 20 in buffer:
         raise ZeroDivisionError("infer")
-    return infer(batch)
+    return infer(buffer, count)
 
 
 def broken_source() -> Iterator[int]:
@@ -131,34 +154,54 @@ def broken_source() -> Iterator[int]:
 @pytest.mark.parametrize(
     ("place", "start"),
     [
-        ("decode", lambda: run(range(100), decode=broken_decode)),
+        ("gone", lambda: run(range(100), decode=gone)),
         ("infer", lambda: run(range(100), infer=broken_infer)),
         ("source", lambda: run(broken_source())),
     ],
 )
-def test_an_error_that_is_no_bad_patch_propagates_and_leaves_no_thread(
-    place: str, start: Callable[[], Iterator[Outcome[int]]]
+def test_an_error_that_is_no_bad_patch_ends_the_run_and_leaves_no_thread(
+    place: str, start: Callable[[], Iterator[Batch[int]]]
 ) -> None:
-    seen: list[int] = []
-    with pytest.raises(ZeroDivisionError, match=place):
-        seen.extend(outcome.item for outcome in start())
+    with pytest.raises((ZeroDivisionError, InputError), match=place):
+        list(start())
     assert_no_thread_is_left()
 
 
-def test_closing_early_leaves_no_thread_and_drops_what_was_waiting() -> None:
+def test_a_fault_in_a_decoder_costs_one_patch_and_no_more() -> None:
+    def faulty(item: int) -> np.ndarray:
+        return decode(item) if item % 5 else np.zeros(1 // (item % 5), np.uint8)
+
+    results = list(outcomes(run(range(20), decode=faulty)))
+    assert [item for item, error, _ in results if error] == [0, 5, 10, 15]
+    assert all("unexpected ZeroDivisionError" in error for _, error, _ in results if error)
+
+
+def test_closing_early_cancels_drops_what_was_waiting_and_leaves_no_thread() -> None:
     decoded: list[int] = []
+    stop = threading.Event()
 
     def slow(item: int) -> np.ndarray:
         decoded.append(item)
         time.sleep(0.005)
         return decode(item)
 
-    outcomes = run(range(10_000), decode=slow, workers=2)
-    next(outcomes)
+    def endless(buffer: np.ndarray, count: int) -> Predictions:
+        if buffer[0, 0, 0, 0] >= 8:
+            assert stop.wait(timeout=30), "nobody asked it to stop"
+        return infer(buffer, count)
+
+    batches = run(range(10_000), decode=slow, infer=endless, cancel=stop.set, workers=2)
+    next(batches)
     assert histo_threads()
-    outcomes.close()
+    batches.close()
     assert_no_thread_is_left()
     assert len(decoded) < 60
+
+
+def test_a_run_that_ends_by_itself_is_not_cancelled() -> None:
+    cancelled: list[bool] = []
+    list(run(range(10), cancel=lambda: cancelled.append(True)))
+    assert not cancelled
 
 
 def test_decoding_goes_on_while_a_batch_is_computed() -> None:
@@ -169,15 +212,15 @@ def test_decoding_goes_on_while_a_batch_is_computed() -> None:
         decoded.release()
         return decode(item)
 
-    def waits_for_the_second_batch(batch: np.ndarray) -> Predictions:
+    def waits_for_the_second_batch(buffer: np.ndarray, count: int) -> Predictions:
         if not went_on:  # the first batch is not done before eight patches, two batches, have been decoded
             went_on.append(all(decoded.acquire(timeout=10) for _ in range(8)))
-        return infer(batch)
+        return infer(buffer, count)
 
     list(run(range(16), decode=counted, infer=waits_for_the_second_batch, batch_patches=4))
     assert went_on == [True]
 
 
-def test_no_items_give_no_outcomes() -> None:
+def test_no_items_give_no_batches() -> None:
     assert list(run([])) == []
     assert_no_thread_is_left()

@@ -1,0 +1,68 @@
+"""One output has one writer; a writer that died does not lock others out."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from histo_runtime.errors import OutputError
+from histo_runtime.lock import is_alive, locked
+
+
+@pytest.fixture
+def dead_pid() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def write_lock(output: Path, host: str, pid: int) -> Path:
+    path = output.with_name(f"{output.name}.lock")
+    path.write_text(json.dumps({"host": host, "pid": pid}))
+    return path
+
+
+def test_the_second_writer_is_refused_with_the_first_ones_name(tmp_path: Path) -> None:
+    output = tmp_path / "a.csv"
+    with locked(output), pytest.raises(OutputError, match=f"process {os.getpid()} on .*a.csv.lock"), locked(output):
+        pass
+    with locked(output):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_releases_it(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), locked(tmp_path / "a.csv"):
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_lock_of_a_dead_process_is_taken_over(tmp_path: Path, dead_pid: int) -> None:
+    path = write_lock(tmp_path / "a.csv", socket.gethostname(), dead_pid)
+    with locked(tmp_path / "a.csv"):
+        assert json.loads(path.read_text())["pid"] == os.getpid()
+
+
+def test_the_lock_of_another_host_is_not_judged(tmp_path: Path, dead_pid: int) -> None:
+    path = write_lock(tmp_path / "a.csv", "elsewhere", dead_pid)
+    with pytest.raises(OutputError, match=f"process {dead_pid} on elsewhere.*delete .*a.csv.lock"):
+        locked(tmp_path / "a.csv").__enter__()
+    assert path.exists()
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"host": 1}', "[]"])
+def test_a_lock_whose_writer_was_killed_in_the_act_is_taken_over(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.csv.lock").write_text(text)
+    with locked(tmp_path / "a.csv"):
+        pass
+
+
+def test_alive_is_told_from_dead(dead_pid: int) -> None:
+    assert is_alive(os.getpid())
+    assert not is_alive(dead_pid)

@@ -1,0 +1,223 @@
+"""A run that is cut off at any moment goes on by the same command, and ends with the same bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from histo_runtime.journal import Journal, read_manifest
+
+MODEL = Path(__file__).parents[1] / "data" / "sigmoid_d4.onnx"
+COUNT = 1500
+SETTINGS = ("--model", MODEL, "--device", "cpu", "--threads", "1", "--batch-size", "64")
+INFER = "from histo_runtime.cli import infer; infer()"
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are others there")
+
+
+@pytest.fixture(scope="module")
+def patches(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Patches of which every seventh is damaged."""
+    folder = tmp_path_factory.mktemp("patches")
+    pixels = np.random.default_rng(0).integers(0, 256, (COUNT, 32, 32, 3), np.uint8)
+    for index, patch in enumerate(pixels):
+        path = folder / f"{index:05}.png"
+        if index % 7:
+            Image.fromarray(patch).save(path, compress_level=0)
+        else:
+            path.write_bytes(b"damaged")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(patches: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The table of an uninterrupted run."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert infer(patches, folder).returncode == 3
+    return (folder / "predictions.csv").read_bytes()
+
+
+def start(patches: Path, folder: Path, *options: str | Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", INFER, str(patches), *map(str, SETTINGS), *map(str, options)]
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def infer(patches: Path, folder: Path, *options: str | Path) -> subprocess.CompletedProcess[str]:
+    process = start(patches, folder, *options)
+    stdout, stderr = process.communicate(timeout=120)
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+def interrupted(patches: Path, folder: Path, *options: str | Path, blocks: int = 2) -> str:
+    """Start a run, interrupt it once some blocks are committed; returns what it printed."""
+    partial = folder / "predictions.csv.partial"
+    process = start(patches, folder, "--workers", "1", *options)
+    until = time.monotonic() + 60
+    while partial_blocks(partial) < blocks and time.monotonic() < until and process.poll() is None:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, stderr
+    return stderr
+
+
+def partial_blocks(partial: Path) -> int:
+    return partial.read_bytes().count(b'{"block": ') if partial.exists() else 0
+
+
+def test_kills_at_random_moments_lose_nothing_and_change_nothing(patches: Path, whole: bytes, tmp_path: Path) -> None:
+    kills = int(os.environ.get("HISTO_KILLS", "6"))
+    rng = random.Random(kills)
+    went_on = 0
+    for attempt in range(kills):
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        process = start(patches, folder)
+        time.sleep(rng.uniform(0.1, 1.6))
+        process.kill()
+        process.communicate()
+        partial = folder / "predictions.csv.partial"
+        went_on += partial_blocks(partial) > 0
+        if (folder / "predictions.csv").exists() and not partial.exists():
+            assert (folder / "predictions.csv").read_bytes() == whole
+            continue
+        done = infer(patches, folder)
+        assert done.returncode == 3, done.stderr
+        assert (folder / "predictions.csv").read_bytes() == whole
+        assert sorted(path.name for path in folder.iterdir()) == ["predictions.csv", "predictions.run.json"]
+    if kills > 50:
+        assert went_on > kills / 10, "the kills came too early or too late to say anything"
+
+
+def test_a_torn_journal_goes_on_and_counts_as_an_uninterrupted_run(patches: Path, whole: bytes, tmp_path: Path) -> None:
+    interrupted(patches, tmp_path)
+    partial = tmp_path / "predictions.csv.partial"
+    partial.write_bytes(partial.read_bytes()[:-3])
+    done = infer(patches, tmp_path)
+    assert done.returncode == 3
+    assert "going on after" in done.stderr
+    assert (tmp_path / "predictions.csv").read_bytes() == whole
+    record = json.loads((tmp_path / "predictions.run.json").read_text())
+    failed = len(range(0, COUNT, 7))
+    counts = {name: record["counts"][name] for name in ("inputs", "done", "failed")}
+    assert counts == {"inputs": COUNT, "done": COUNT - failed, "failed": failed}
+    assert len(record["failures"]) == failed
+    assert 0 < record["continued_after"] < COUNT
+
+
+def test_the_settings_that_decide_the_last_bits_are_taken_over(patches: Path, whole: bytes, tmp_path: Path) -> None:
+    interrupted(patches, tmp_path)
+    command = [sys.executable, "-c", INFER, str(patches), "--model", str(MODEL), "--device", "cpu"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 3, done.stderr
+    settings = json.loads((tmp_path / "predictions.run.json").read_text())["settings"]
+    assert (settings["batch_size"], settings["threads"]) == (64, 1)
+    assert (tmp_path / "predictions.csv").read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [(("--tta", "none"), "tta"), (("--threshold", "0.7"), "threshold"), (("--batch-size", "8"), "batch_size")],
+)
+def test_an_unfinished_run_with_other_settings_is_refused_not_mixed(
+    patches: Path, tmp_path: Path, option: tuple[str, str], named: str
+) -> None:
+    interrupted(patches, tmp_path)
+    before = (tmp_path / "predictions.csv.partial").read_bytes()
+    done = infer(patches, tmp_path, *option)
+    assert done.returncode == 1
+    assert named in done.stderr.splitlines()[-1]
+    assert "--overwrite" in done.stderr.splitlines()[-1]
+    assert (tmp_path / "predictions.csv.partial").read_bytes() == before
+    dropped = infer(patches, tmp_path, *option, "--overwrite")
+    assert dropped.returncode == 3
+    assert not (tmp_path / "predictions.csv.partial").exists()
+
+
+def test_an_unfinished_run_over_other_inputs_is_refused(patches: Path, tmp_path: Path) -> None:
+    interrupted(patches, tmp_path)
+    Image.new("RGB", (32, 32)).save(patches / "late.png")
+    try:
+        done = infer(patches, tmp_path)
+    finally:
+        (patches / "late.png").unlink()
+    assert done.returncode == 1
+    assert "inputs" in done.stderr.splitlines()[-1]
+
+
+def test_the_second_run_on_one_output_is_refused(patches: Path, whole: bytes, tmp_path: Path) -> None:
+    first = start(patches, tmp_path, "--workers", "1")
+    lock = tmp_path / "predictions.csv.lock"
+    until = time.monotonic() + 60
+    while not (lock.exists() and lock.stat().st_size) and time.monotonic() < until:
+        time.sleep(0.002)
+    first.send_signal(signal.SIGSTOP)
+    second = infer(patches, tmp_path)
+    first.send_signal(signal.SIGCONT)
+    first.communicate(timeout=120)
+    assert second.returncode == 1
+    assert f"process {first.pid}" in second.stderr
+    assert (tmp_path / "predictions.csv").read_bytes() == whole
+
+
+def test_ctrl_c_says_what_is_kept_and_how_to_go_on(patches: Path, tmp_path: Path) -> None:
+    last = interrupted(patches, tmp_path).splitlines()[-1]
+    kept = read_blocks(tmp_path) * 256
+    assert last.startswith(f"histo-infer: interrupted: {kept} of {COUNT} patches are kept; go on with: ")
+    assert str(patches) in last
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["predictions.csv.partial"]
+
+
+def read_blocks(folder: Path) -> int:
+    path = folder / "predictions.csv.partial"
+    manifest = read_manifest(path)
+    assert manifest is not None
+    assert manifest["block"] == 256
+    with Journal(path, manifest) as journal:
+        return journal.blocks
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 kB, where one can be mounted."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True)
+    if mount.returncode:
+        pytest.skip("needs the right to mount a file system")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk_is_an_error_and_the_run_goes_on_when_there_is_room(
+    patches: Path, whole: bytes, small_disk: Path
+) -> None:
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(40_000))
+    done = infer(patches, small_disk)
+    assert done.returncode == 1
+    assert "No space left" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert not (small_disk / "predictions.csv").exists()
+    subprocess.run(["mount", "-o", "remount,size=4m", small_disk], check=True)
+    done = infer(patches, small_disk)
+    assert done.returncode == 3, done.stderr
+    assert "going on after" in done.stderr
+    assert (small_disk / "predictions.csv").read_bytes() == whole
+
+
+def test_too_many_failures_stop_the_run(patches: Path, tmp_path: Path) -> None:
+    done = infer(patches, tmp_path, "--max-failures", "10")
+    assert done.returncode == 1
+    assert "--max-failures" in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "predictions.csv").exists()
