@@ -1,7 +1,8 @@
 """Results that survive a crash: whole blocks, committed one after another to one file.
 
-The file is a line of JSON that says whose results these are, then for each block a line of JSON with length and CRC-32,
-then its bytes. What follows the last whole block was torn by a crash and is cut off when the file is opened again.
+The file is a line of JSON that says whose results these are, then for each block a line of JSON with its facts, length
+and CRC-32, then its bytes. What follows the last whole block was torn by a crash and is cut off when the file is opened
+again.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ class Journal:
         Raises:
             OutputError: it can't be written; the blocks before it are safe.
         """
-        head = _line({"block": self.blocks, "bytes": len(data), "crc32": zlib.crc32(data), "facts": facts})
+        head = _line({"block": self.blocks, "bytes": len(data), "crc32": _crc32(data, facts), "facts": facts})
         try:
             offset = self._file.tell() + len(head)
             self._file.write(head + data)
@@ -150,11 +151,15 @@ def _read(file: BinaryIO) -> tuple[list[_Block], int]:
         if head.get("block") != len(blocks) or not isinstance(length, int) or not isinstance(facts, dict):
             break
         data = file.read(length)
-        if len(data) != length or zlib.crc32(data) != head.get("crc32"):
+        if len(data) != length or _crc32(data, facts) != head.get("crc32"):
             break
         blocks.append(_Block(end + len(line), length, facts))
         end = file.tell()
     return blocks, end
+
+
+def _crc32(data: bytes, facts: Mapping[str, Any]) -> int:
+    return zlib.crc32(data, zlib.crc32(json.dumps(facts).encode("ascii")))
 
 
 def _line(value: Mapping[str, Any]) -> bytes:

@@ -164,11 +164,10 @@ class _Run:
         with locked(Path(self.options.output)):
             self._make_way(path)
             with Journal(path, self.manifest()) as journal:
-                self._take_over(journal)
-                progress = self._score_rest(journal)
-                summary = self._summary(progress)
-                write_run(self.options.output, self._record(summary))
-                write_table(self.options.output, self.options.table_format, self.table, journal.data())
+                try:
+                    summary = self._finish(journal)
+                except KeyboardInterrupt:
+                    raise KeyboardInterrupt(self._how_to_go_on(journal)) from None
             path.unlink(missing_ok=True)
         return summary
 
@@ -199,14 +198,15 @@ class _Run:
         if journal.blocks:
             say(f"going on after {self.tally.done + self.tally.failed} patches of a run that was cut off")
 
-    def _score_rest(self, journal: Journal) -> Progress:
+    def _finish(self, journal: Journal) -> Summary:
+        self._take_over(journal)
         with self._progress() as progress:
-            try:
-                for rows, colour in self._blocks(journal.blocks, progress):
-                    journal.commit(rows, colour.to_dict())
-            except KeyboardInterrupt:
-                raise KeyboardInterrupt(self._how_to_go_on(journal)) from None
-        return progress
+            for rows, colour in self._blocks(journal.blocks, progress):
+                journal.commit(rows, colour.to_dict())
+        summary = self._summary(progress)
+        write_run(self.options.output, self._record(summary))
+        write_table(self.options.output, self.options.table_format, self.table, journal.data())
+        return summary
 
     def manifest(self) -> dict[str, Any]:
         """What must be the same for a run to be continued."""
