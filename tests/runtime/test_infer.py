@@ -498,7 +498,7 @@ def test_an_interrupt_exits_130_with_the_command_that_goes_on(endless_list: Path
     with _start(endless_list) as process:
         until = time.monotonic() + 60
         partial = tmp_path / "predictions.csv.partial"
-        while not (partial.exists() and partial.stat().st_size) and time.monotonic() < until:
+        while not (partial.exists() and b'"block": 0' in partial.read_bytes()) and time.monotonic() < until:
             assert process.poll() is None
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
