@@ -19,12 +19,13 @@ from histo_export.keras_file import KerasFile, inspect, load
 from histo_export.network import Network, as_network, input_size
 from histo_export.policy import KAGGLE, read_policy
 from histo_export.verify import Parity, Reference, compare, keras_reference, runs, verification_patches
+from histo_export.vgg19 import PATCH_SIZE
 from histo_runtime import PatchClassifier
 from histo_runtime.card import ModelCard, default_label_rule
 from histo_runtime.checksum import checksum_path, sha256_of, write_checksum
 from histo_runtime.command import say
 from histo_runtime.device import import_onnxruntime
-from histo_runtime.errors import InputError, ModelFileError
+from histo_runtime.errors import InputError, ModelFileError, PatchError, UsageError
 from histo_runtime.files import check_output, written_aside
 from histo_runtime.golden import pack_golden, replay_golden
 from histo_runtime.patches import read_patch
@@ -70,7 +71,8 @@ def export_model(source: Path, target: Path, options: ExportOptions, *, overwrit
         HistoError: in one of its kinds, when the file can't be opened, converted, verified or written; nothing
             is left at `target` then.
     """
-    check_output(target, overwrite=overwrite)
+    _check_target(source, target, overwrite=overwrite)
+    read_policy(options.views, size=PATCH_SIZE)  # what can't be built is refused before minutes of work
     import_onnxruntime()  # before minutes of work: without it nothing can be verified
     keras_file = inspect(source)
     model = load(keras_file)
@@ -100,6 +102,14 @@ def export_model(source: Path, target: Path, options: ExportOptions, *, overwrit
     )
 
 
+def _check_target(source: Path, target: Path, *, overwrite: bool) -> None:
+    if target.suffix.lower() != ".onnx":
+        raise UsageError(f"{target}: the file to write ends in .onnx: histo-export MODEL ONNX")
+    if source.exists() and target.exists() and target.samefile(source):
+        raise UsageError(f"{target}: is the model itself: choose another name")
+    check_output(target, overwrite=overwrite)
+
+
 def _scaling(file: KerasFile, options: ExportOptions) -> str:
     """What the user says, else the card, else what the model does itself, else 1/255, said aloud."""
     if options.scaling:
@@ -115,11 +125,13 @@ def _scaling(file: KerasFile, options: ExportOptions) -> str:
 
 def _make_card(file: KerasFile, network: Network, options: ExportOptions, scaling: str) -> ModelCard:
     """Take the card out of the Keras file, or start one, and put in what the user chose."""
-    card = file.card or _card_without_training(file, network)
+    card = file.card or _card_without_training(file, network, options)
     if card.size != network.size:
         raise ModelFileError(f"{file.path}: its card says {card.size} pixels, its model takes {network.size}")
     if len(options.classes or card.classes) != network.classes:
-        raise InputError(f"the model has {network.classes} classes: name each with --classes A,B")
+        raise UsageError(f"the model has {network.classes} classes: name each with --classes A,B")
+    if options.threshold is not None and network.activation == "softmax":
+        raise UsageError("--threshold: the model is a softmax, its label is the largest class")
     policy, views = read_policy(options.views, card.size)
     merge = options.merge or ("max" if policy == KAGGLE else None)  # as the notebook it comes from
     chosen = {
@@ -141,11 +153,12 @@ def _make_card(file: KerasFile, network: Network, options: ExportOptions, scalin
     )
 
 
-def _card_without_training(file: KerasFile, network: Network) -> ModelCard:
+def _card_without_training(file: KerasFile, network: Network, options: ExportOptions) -> ModelCard:
     names = tuple(f"class_{index}" for index in range(network.classes))
     if network.classes == 2:
         names = ("negative", "positive")
-    say(f"{file.path}: has no histo-edge card: its classes are called {', '.join(names)} (--classes)")
+    if options.classes is None:
+        say(f"{file.path}: has no histo-edge card: its classes are called {', '.join(names)} (--classes)")
     return ModelCard(name=file.path.stem, size=network.size, classes=names, activation=network.activation)
 
 
@@ -168,8 +181,15 @@ def _comparison_patches(verify: Path | None, size: int) -> tuple[NDArray[np.uint
         return built_in, f"{len(built_in)} synthetic patches"
     files = find_patches([str(verify)]).files
     steps = np.linspace(0, len(files) - 1, min(_MOST_USER_PATCHES, len(files))).round().astype(int)
-    own = np.stack([read_patch(files[step].path, size=size) for step in steps])
+    own = np.stack([_read(files[step].path, size) for step in steps])
     return np.concatenate([own, built_in]), f"{len(own)} patches of {verify.name} and {len(built_in)} synthetic"
+
+
+def _read(path: Path, size: int) -> NDArray[np.uint8]:
+    try:
+        return read_patch(path, size=size)
+    except PatchError as error:
+        raise InputError(f"--verify: {path} {error}") from error
 
 
 def _verify(

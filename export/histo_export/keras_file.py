@@ -62,8 +62,13 @@ def inspect(path: Path) -> KerasFile:
         raise ModelNotFoundError(f"{path}: no such Keras file")
     with path.open("rb") as file:
         is_hdf5 = file.read(len(_HDF5_SIGNATURE)) == _HDF5_SIGNATURE
+    # The loaders tell by the name, so a name that says otherwise would end in a riddle.
+    if is_hdf5 and path.suffix.lower() == ".keras":
+        raise ModelFileError(f"{path}: is HDF5: rename it to {path.stem}.h5")
     if is_hdf5:
         version, config = _read_h5(path)
+    elif path.suffix.lower() != ".keras" and zipfile.is_zipfile(path):
+        raise ModelFileError(f"{path}: is a .keras archive: rename it to {path.stem}.keras")
     elif zipfile.is_zipfile(path):
         version, config = _read_zip(path)
     else:

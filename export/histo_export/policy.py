@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from histo_runtime.errors import InputError
+from histo_runtime.errors import InputError, UsageError
 from histo_runtime.views import MAX_VIEWS, POLICIES, View, check_views, policy_views
 
 KAGGLE = "kaggle"
@@ -27,7 +27,7 @@ def read_policy(text: str, size: int) -> tuple[str, tuple[View, ...]]:
         return text, policy_views(text, size)
     path = Path(text)
     if path.suffix.lower() != ".json":
-        raise InputError(f"--views {text}: choose {', '.join([*POLICIES, KAGGLE])} or a .json file of views")
+        raise UsageError(f"--views {text}: choose {', '.join([*POLICIES, KAGGLE])} or a .json file of views")
     try:
         if path.stat().st_size > _LARGEST_FILE:
             raise InputError(f"{path}: is too large for a list of at most {MAX_VIEWS} views")

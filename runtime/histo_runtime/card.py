@@ -123,7 +123,7 @@ class ModelCard:
             raise CardError(
                 f"card: schema version {_short(data.get('schema'))}, this histo-edge reads version {SCHEMA}"
             )
-        missing = [name for name in ("name", "size") if name not in data]
+        missing = [name for name in _REQUIRED if name not in data]
         if missing:
             raise CardError(f"card: the key {missing[0]!r} is missing")
         known = {key: value for key, value in data.items() if key in _NAMES}
@@ -251,5 +251,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "licence": (_is_text, "a text"),
     "references": (_is_texts, "a list of texts"),
 }
+# Without these a reader would have to guess what the numbers mean.
+_REQUIRED = ("name", "size", "scaling", "classes", "activation", "threshold", "temperature", "policy", "views", "merge")
 _NAMES = tuple(item.name for item in fields(ModelCard) if item.name != "extra")
 _LISTS = ("classes", "views", "metrics", "golden", "references")

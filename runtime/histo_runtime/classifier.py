@@ -16,7 +16,7 @@ from PIL import Image
 from histo_runtime.card import METADATA_KEY, ModelCard
 from histo_runtime.checksum import sha256_of
 from histo_runtime.device import open_session, quiet_run_options, run_failed, usable_threads
-from histo_runtime.errors import CardError, InputError, ModelFileError, ModelNotFoundError, PatchError
+from histo_runtime.errors import CardError, InputError, ModelFileError, ModelNotFoundError, PatchError, UsageError
 from histo_runtime.patches import patch_from_image, read_patch
 from histo_runtime.pipeline import Batch, overlapped
 from histo_runtime.predictions import Prediction, Predictions, interpret
@@ -28,6 +28,9 @@ TTA = ("full", "none")
 # Counted in views. On a CPU more gains nothing and only holds memory (2.4 MB a view in VGG19's first layer
 # alone); on a GPU the matrix units need hundreds.
 _BATCH_VIEWS = {"cpu": 32, "cuda": 256}
+
+_MOST_THREADS = 1024  # onnxruntime takes a 32-bit number, and no machine gains from more
+_KERAS_SUFFIXES = (".h5", ".hdf5", ".keras")
 
 _log = logging.getLogger("histo_runtime")
 
@@ -73,18 +76,26 @@ class PatchClassifier:
         }
         for name in ("threads", "batch_size"):
             if self._options[name] is not None and self._options[name] < 1:
-                raise InputError(f"{name} must be 1 or more, not {self._options[name]}")
+                raise UsageError(f"{name} must be 1 or more, not {self._options[name]}")
+        if threads is not None and threads > _MOST_THREADS:
+            raise UsageError(f"threads must be {_MOST_THREADS} or less, not {threads}")
         if threshold is not None and not 0 <= threshold <= 1:
-            raise InputError(f"threshold must lie between 0 and 1, not {threshold}")
+            raise UsageError(f"threshold must lie between 0 and 1, not {threshold}")
         self.model = Path(model)
+        if self.model.is_dir():
+            raise ModelFileError(f"{model}: is a folder: name the .onnx file in it")
         if not self.model.is_file():
             raise ModelNotFoundError(f"{model}: no such model file: make one with histo-export MODEL ONNX")
+        if self.model.suffix.lower() in _KERAS_SUFFIXES:
+            raise ModelFileError(f"{model}: is a Keras file: run histo-export {model} model.onnx first")
         self.resize = resize
         opened = open_session(self.model, device, threads=threads, warm_up=self._warm_up)
         self._session = opened.session
         self.device = opened.device
         self.threads = threads or usable_threads()
         self.batch_size = batch_size or _BATCH_VIEWS[self.device.split(":")[0]]
+        if threshold is not None and self.card.activation == "softmax":
+            raise InputError("this model is a softmax: its label is the largest class, a threshold has no meaning")
         # Probabilities are float32; a threshold that is not would split labels and metrics.
         self.threshold = float(np.float32(self.card.threshold if threshold is None else threshold))
         if opened.note:
@@ -173,7 +184,7 @@ class PatchClassifier:
             tta, workers: as for `stream`.
         """
         if workers is not None and workers < 1:
-            raise InputError(f"workers must be 1 or more, not {workers}")
+            raise UsageError(f"workers must be 1 or more, not {workers}")
         view_indices = self._view_indices(tta)
         names = tuple(self.view_names[i] for i in view_indices)
         run_options = quiet_run_options()
@@ -194,7 +205,7 @@ class PatchClassifier:
             cancel=cancel,
             batch_patches=self.batch_patches(tta),
             size=self.card.size,
-            workers=workers or min(8, usable_threads()),
+            workers=workers or default_workers(),
         )
 
     def batch_patches(self, tta: str = "full") -> int:
@@ -220,26 +231,30 @@ class PatchClassifier:
 
     def _view_indices(self, tta: str) -> tuple[int, ...]:
         if tta not in TTA:
-            raise InputError(f"unknown test-time augmentation {tta!r}: choose {' or '.join(TTA)}")
+            raise UsageError(f"unknown test-time augmentation {tta!r}: choose {' or '.join(TTA)}")
         return tuple(range(len(self.card.views))) if tta == "full" else (0,)
 
     def _as_batch(self, patches: Any) -> NDArray[np.uint8]:
         if isinstance(patches, np.ndarray) and patches.ndim == 4:
-            self._check_array(patches, patches.shape[1:])
+            try:
+                self._check_array(patches, patches.shape[1:])
+            except PatchError as error:
+                raise PatchError(f"each patch {error}") from error
             return patches
         if isinstance(patches, np.ndarray | str | Path | Image.Image):
             patches = [patches]
-        decoded = [self._as_named_patch(patch) for patch in patches]
+        if not isinstance(patches, Iterable):
+            raise InputError(f"patches are a {type(patches).__name__}: give uint8 arrays, paths or PIL images")
+        decoded = [self._as_named_patch(patch, position) for position, patch in enumerate(patches)]
         size = self.card.size
         return np.stack(decoded) if decoded else np.empty((0, size, size, 3), np.uint8)
 
-    def _as_named_patch(self, patch: PatchLike) -> NDArray[np.uint8]:
+    def _as_named_patch(self, patch: PatchLike, position: int) -> NDArray[np.uint8]:
         try:
             return self._as_patch(patch)
         except PatchError as error:
-            if isinstance(patch, str | Path):
-                raise PatchError(f"{patch}: {error}") from error
-            raise
+            name = patch if isinstance(patch, str | os.PathLike) else f"patch {position}"
+            raise PatchError(f"{name} {error}") from error
 
     def _as_patch(self, patch: PatchLike) -> NDArray[np.uint8]:
         if isinstance(patch, np.ndarray):
@@ -270,6 +285,11 @@ class PatchClassifier:
             raise ModelFileError(
                 f"{self.model}: gives {shapes}, which are not the classes and views of its card: export it again"
             )
+
+
+def default_workers() -> int:
+    """How many threads decode unless told otherwise: a patch takes well under a millisecond."""
+    return min(8, usable_threads())
 
 
 def _read_card(model: Path, session: Any) -> ModelCard:

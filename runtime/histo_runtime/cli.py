@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import warnings
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from histo_runtime.command import EXIT_FAILED, EXIT_SOME_PATCHES_FAILED, HistoCommand, say
+from histo_runtime.command import EXIT_FAILED, EXIT_SOME_PATCHES_FAILED, HistoCommand, printable, say
+from histo_runtime.errors import UsageError
 
 if TYPE_CHECKING:
     from histo_runtime.doctor import Check
@@ -59,7 +61,7 @@ _FAILURES_SHOWN = 5
     help="full: every view of the model, merged. none: the patch as it is.",
 )
 @click.option("--batch-size", type=click.IntRange(1), help="Views computed at once.  [default: by device]")
-@click.option("--threads", type=click.IntRange(1), help="Threads of one inference.  [default: all processors]")
+@click.option("--threads", type=click.IntRange(1, 1024), help="Threads of one inference.  [default: all processors]")
 @click.option("--workers", type=click.IntRange(1), help="Threads that decode.  [default: processors, at most 8]")
 @click.option(
     "--threshold",
@@ -78,7 +80,7 @@ _FAILURES_SHOWN = 5
 @click.option(
     "--overwrite", is_flag=True, help="Replace the output when it exists, and drop an unfinished run of something else."
 )
-@click.option("--quiet", is_flag=True, help="No progress on stderr.")
+@click.option("--quiet", is_flag=True, help="Nothing on stderr but failures and warnings.")
 @click.option("--json", "as_json", is_flag=True, help="Print a summary as one JSON object on stdout.")
 def infer(
     patches: tuple[str, ...],
@@ -115,18 +117,20 @@ def infer(
     from histo_runtime.classifier import PatchClassifier
     from histo_runtime.labels import read_labels
     from histo_runtime.patches import read_patch
-    from histo_runtime.results import STDOUT, check_free, check_table, partial_path
+    from histo_runtime.results import STDOUT, check_free, check_kaggle, check_table, partial_path
     from histo_runtime.scoring import Inputs, RunOptions, score, settings_of
     from histo_runtime.sources import find_patches
 
     if as_json and output == STDOUT:
         raise click.UsageError("--json and -o - both write to stdout: give -o a file")
     check_table(output, table_format)
+    inform: Callable[[str], None] = say if not quiet else (lambda _message: None)
+    _refuse_overwriting_inputs(output, (*patches, labels, model))
     if output != STDOUT and not partial_path(output).exists():
         check_free(output, overwrite=overwrite)
     found = find_patches(patches)
     if found.others:
-        say(f"{found.others} files are no images by their suffix and are left out")
+        inform(f"{found.others} files are no images by their suffix and are left out")
     unfinished = settings_of(output)
     classifier = PatchClassifier(
         _model_path(model),
@@ -139,17 +143,22 @@ def infer(
     check_checksum(classifier.model, classifier.sha256)
     truth = None if labels is None else read_labels(labels, found.files, classifier.card.classes)
     if truth is not None and len(truth) < len(found.files):
-        say(f"{len(found.files) - len(truth)} of {len(found.files)} patches have no label")
-    say(f"{len(found.files)} patches, {classifier!r}")
+        inform(f"{len(found.files) - len(truth)} of {len(found.files)} patches have no label")
+    inform(
+        f"{len(found.files)} patches with {classifier.model.name} on {classifier.device},"
+        f" {1 if tta == 'none' else len(classifier.card.views)} views each"
+    )
     # What Pillow thinks of a file stands in its row; a warning would only tear up the progress line.
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    if table_format == "kaggle":
+        check_kaggle(classifier.card, (file.name for file in found.files))
     options = RunOptions(output, table_format, tta, per_view, workers, max_failures, overwrite, quiet)
     files, size = found.files, classifier.card.size
     inputs = Inputs(
         [file.name for file in files], lambda index: read_patch(files[index].path, size=size, resize=resize)
     )
     summary = score(classifier, inputs, options, truth)
-    _report(summary, output, as_json=as_json)
+    _report(summary, output, inform, as_json=as_json)
     if summary.tally.failed:
         raise SystemExit(EXIT_SOME_PATCHES_FAILED)
 
@@ -158,38 +167,47 @@ def infer(
 @click.argument("model", metavar="[ONNX]", type=click.Path(path_type=Path), required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as one JSON object on stdout.")
 def doctor(model: Path | None, as_json: bool) -> None:
-    """Check this machine and the model file ONNX, and read its card aloud.
+    """Check this machine and the model file ONNX (else $HISTO_MODEL, else ./model.onnx), and read its card aloud.
 
     Every line says PASS, WARN or FAIL; what is not PASS comes with the line that mends it. Exit code 1 when
     something failed.
     """
     from dataclasses import asdict
 
-    from histo_runtime.doctor import check_machine, open_model, read_aloud
+    from histo_runtime.doctor import Check, check_machine, open_model, read_aloud
 
     checks = list(check_machine())
     classifier = None
-    if model is not None:
-        classifier, found = open_model(model)
+    if model is not None or os.environ.get(_MODEL_VARIABLE) or Path(_DEFAULT_MODEL).exists():
+        classifier, found = open_model(_model_path(model))
         checks += found
+    else:
+        checks.append(Check("WARN", "model", "none was checked", "name one: histo-doctor model.onnx"))
     card = classifier.card if classifier else None
     if as_json:
         card_json = card.replace(golden=()).to_dict() if card else None
         click.echo(json.dumps({"checks": [asdict(check) for check in checks], "card": card_json}))
     else:
         for heading, text in read_aloud(card) if card else ():
-            click.echo(f"{heading:<15}{text}")
+            click.echo(f"{heading:<15}{printable(text)}")
         for check in checks:
             _print_check(check)
     if any(check.status == "FAIL" for check in checks):
         raise SystemExit(EXIT_FAILED)
 
 
+def _refuse_overwriting_inputs(output: str, inputs: Iterable[object]) -> None:
+    """An output must not be one of the files that it is made of, whatever --overwrite says."""
+    for item in inputs:
+        if item is not None and Path(output).exists() and Path(str(item)).exists() and Path(output).samefile(str(item)):
+            raise UsageError(f"{output}: is an input of this run: choose another output")
+
+
 def _model_path(option: Path | None) -> Path:
     return option or Path(os.environ.get(_MODEL_VARIABLE) or _DEFAULT_MODEL)
 
 
-def _report(summary: Summary, output: str, *, as_json: bool) -> None:
+def _report(summary: Summary, output: str, inform: Callable[[str], None], *, as_json: bool) -> None:
     """Say how it went on stderr, and print the metrics where results belong."""
     from histo_runtime.results import STDOUT
 
@@ -203,16 +221,16 @@ def _report(summary: Summary, output: str, *, as_json: bool) -> None:
         say(f"warning: {far}")
     where = "" if output == STDOUT else f" -> {output}"
     blank = f", {tally.colour.blank} blank" if tally.colour.blank else ""
-    say(f"{tally.done} done, {tally.failed} failed{blank}, {summary.patches_per_second:.1f} patches/s{where}")
+    inform(f"{tally.done} done, {tally.failed} failed{blank}, {summary.patches_per_second:.1f} patches/s{where}")
     if as_json:
         click.echo(json.dumps(summary.to_dict(output)))
     elif summary.metrics:
         for name, value in summary.metrics.items():
-            text = f"{value:.4f}" if isinstance(value, float) else str(value)
+            text = f"{value:.4f}" if isinstance(value, float) else "-" if value is None else str(value)
             click.echo(f"{name:<12} {text}", err=output == STDOUT)
 
 
 def _print_check(check: Check) -> None:
-    click.echo(f"{check.status}  {check.subject}: {check.finding}")
+    click.echo(f"{check.status}  {check.subject}: {printable(check.finding)}")
     if check.remedy:
         click.echo(f"      {check.remedy}")

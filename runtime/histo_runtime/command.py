@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from typing import Any
 
 import click
 
 from histo_runtime import __version__
-from histo_runtime.errors import HistoError
+from histo_runtime.errors import HistoError, UsageError
 
 EXIT_FAILED = 1
+EXIT_USAGE = 2
 EXIT_SOME_PATCHES_FAILED = 3
 EXIT_INTERRUPTED = 130
 
@@ -27,10 +29,19 @@ class HistoCommand(click.Command):
         super().__init__(*args, **kwargs)
         self.params.append(_version_option())
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the whole command; what goes wrong outside `invoke` (a full disk under --help) is one line too."""
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as error:
+            self._fail(error.strerror or str(error), EXIT_FAILED)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command and turn what goes wrong into a line and an exit code."""
         try:
             return super().invoke(ctx)
+        except UsageError as error:
+            self._fail(str(error), EXIT_USAGE)
         except HistoError as error:
             self._fail(str(error), EXIT_FAILED)
         except KeyboardInterrupt as error:
@@ -44,14 +55,22 @@ class HistoCommand(click.Command):
             self._fail("out of memory: choose a smaller --batch-size", EXIT_FAILED)
 
     def _fail(self, message: str, code: int) -> None:
-        one_line = " ".join(message.split())
-        click.echo(f"{self.name}: {one_line}", err=True)
+        say(f"{self.name}: {' '.join(message.split())}")
         sys.exit(code)
 
 
 def say(message: str) -> None:
-    """Print a message for the person at the terminal; results go to stdout, messages never do."""
-    click.echo(message, err=True)
+    """Print a message for the person at the terminal; results go to stdout, messages never do.
+
+    A stderr that is closed, as a daemon's may be, does not end the work.
+    """
+    with suppress(OSError, ValueError):
+        click.echo(printable(message), err=True)
+
+
+def printable(text: str) -> str:
+    """Escape control characters: names of files and cards must not be able to move the cursor or forge a line."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
 
 
 def _version_option() -> click.Option:

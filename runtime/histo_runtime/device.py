@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from histo_runtime.errors import DeviceError, HistoError, InputError, ModelFileError, missing_extra
+from histo_runtime.errors import DeviceError, HistoError, ModelFileError, UsageError, missing_extra
 
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
@@ -44,7 +44,7 @@ def open_session(model: Path, device: str, *, threads: int | None, warm_up: Call
         warm_up: runs the session once on something representative, and raises when that fails.
 
     Raises:
-        InputError: no such device name.
+        UsageError: no such device name.
         DeviceError: a device that was named can't run the model.
         ModelFileError: the file is no ONNX model that this onnxruntime opens.
     """
@@ -95,7 +95,7 @@ def _parse(device: str) -> int | None:
         return int(match[1] or 0)
     if device in ("auto", "cpu"):
         return None
-    raise InputError(f"unknown device {device!r}: choose auto, cpu, cuda or cuda:N")
+    raise UsageError(f"unknown device {device!r}: choose auto, cpu, cuda or cuda:N")
 
 
 def _open_cuda(model: Path, index: int, threads: int | None, warm_up: Callable[[Any], None]) -> Any:

@@ -52,7 +52,8 @@ def open_model(model: Path) -> tuple[PatchClassifier | None, list[Check]]:
     try:
         classifier = PatchClassifier(model)
     except HistoError as error:
-        return None, [Check("FAIL", "model", str(error), "see the message")]
+        remedy = "copy the file again from where it was exported, or export it again with histo-export"
+        return None, [Check("FAIL", "model", str(error), remedy)]
     speed = _patches_per_second(classifier)
     return classifier, [
         Check("PASS", "model", f"{model}: card valid, SHA-256 {classifier.sha256}"),

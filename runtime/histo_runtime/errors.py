@@ -12,6 +12,10 @@ class InputError(HistoError, ValueError):
     """The patches, labels or arguments given can't be used."""
 
 
+class UsageError(InputError):
+    """An option or argument has a value that it can't have; commands exit with 2."""
+
+
 class PatchError(HistoError, ValueError):
     """One patch can't be decoded or does not fit the model."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from typing import TextIO
 
 _TERMINAL_INTERVAL = 0.2  # seconds between redraws
@@ -34,7 +35,7 @@ class Progress:
         self._unit = unit
         self._quiet = quiet
         self._stream = stream or sys.stderr
-        self._terminal = self._stream.isatty()
+        self._terminal = self._stream is not None and self._stream.isatty()
         self._started = self._last = time.monotonic()
 
     def __enter__(self) -> Progress:
@@ -74,8 +75,9 @@ class Progress:
 
     def _write(self, line: str, *, end: str) -> None:
         # "\x1b[K" clears what a longer line before left behind.
-        self._stream.write((f"\r{line}\x1b[K" if self._terminal else line) + end)
-        self._stream.flush()
+        with suppress(OSError, ValueError, AttributeError):  # a stderr that is closed, as a daemon's may be
+            self._stream.write((f"\r{line}\x1b[K" if self._terminal else line) + end)
+            self._stream.flush()
 
 
 def _duration(seconds: float) -> str:

@@ -17,14 +17,14 @@ _STDERR = 2
 
 @contextmanager
 def native_stderr_held() -> Iterator[None]:
-    """Hold back what is written to file descriptor 2; when the body raises, write it out after all."""
+    """Hold back what is written to file descriptor 2; when the body fails, write it out after all."""
     sys.stderr.flush()
     saved = os.dup(_STDERR)
     with tempfile.TemporaryFile() as held:
         os.dup2(held.fileno(), _STDERR)
         try:
             yield
-        except BaseException:
+        except Exception:
             sys.stderr.flush()
             held.seek(0)
             os.write(saved, held.read())

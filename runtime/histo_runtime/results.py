@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from histo_runtime.card import ModelCard
-from histo_runtime.errors import OutputError, missing_extra
+from histo_runtime.errors import UsageError, missing_extra
 from histo_runtime.files import check_output, written_aside
 from histo_runtime.predictions import Prediction
 from histo_runtime.views import view_name
@@ -52,7 +52,14 @@ class Table:
     def cells(self, row: Prediction) -> list[str]:
         """Write one row, numbers as float32 with nine significant digits."""
         return [
-            *(row.name, row.label or "", number(row.probability), number(row.std), str(row.views), row.error),
+            *(
+                table_name(row.name),
+                row.label or "",
+                number(row.probability),
+                number(row.std),
+                str(row.views),
+                row.error,
+            ),
             *(number(value) for value in _filled(row.class_probability, len(self.classes))),
             *(number(value) for value in _filled(row.view_probability, len(self.views))),
         ]
@@ -64,32 +71,41 @@ def number(value: float | None) -> str:
 
 
 def encode(rows: Iterable[Sequence[str]]) -> bytes:
-    """Write rows as CSV: UTF-8, `\\n`; bytes of file names that are not UTF-8 stay what they were."""
+    """Write rows as CSV, UTF-8, `\\n`."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue().encode("utf-8", "surrogateescape")
+    plain = csv.writer(text, lineterminator="\n")
+    # A carriage return ends a line for most readers, but Python's writer does not quote it.
+    quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    for row in rows:
+        (quoted if any("\r" in cell for cell in row) else plain).writerow(row)
+    return text.getvalue().encode("utf-8")
 
 
 def decode(data: bytes) -> Iterator[list[str]]:
     """Read rows back."""
-    return csv.reader(io.StringIO(data.decode("utf-8", "surrogateescape"), newline=""))
+    return csv.reader(io.StringIO(data.decode("utf-8"), newline=""))
+
+
+def table_name(name: str) -> str:
+    """Write the name of an input as text: bytes that are not UTF-8 as `\\xff`, so that the table is UTF-8 throughout."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def check_table(output: str, table_format: str) -> None:
     """Refuse an output of an unknown kind, or a library that is missing for it, before any patch is scored.
 
     Raises:
-        OutputError: not a `.csv` or `.parquet` file or `-`, or not in this format.
+        UsageError: not a `.csv` or `.parquet` file or `-`, or not in this format.
         MissingExtraError: Parquet without pyarrow.
     """
     if output == STDOUT:
         return
     suffix = Path(output).suffix.lower()
     if suffix not in (_CSV, _PARQUET):
-        raise OutputError(f"{output}: the output is a .csv or .parquet file, or - for stdout")
+        raise UsageError(f"{output or '-o with an empty name'}: the output is a .csv or .parquet file, or - for stdout")
     if suffix == _PARQUET:
         if table_format != "table":
-            raise OutputError(f"{output}: the format {table_format} is a .csv file")
+            raise UsageError(f"{output}: the format {table_format} is a .csv file")
         try:
             import pyarrow  # noqa: F401
         except ImportError as error:
@@ -165,9 +181,7 @@ def _write_parquet(path: Path, table: Table, blocks: Iterable[bytes]) -> None:
     schema = pa.schema({**types, "views": pa.int32()})
     with parquet.ParquetWriter(path, schema) as writer:
         for block in blocks:
-            # Parquet's strings are UTF-8, so a byte that is not shows as a replacement character.
-            rows = list(csv.reader(io.StringIO(block.decode("utf-8", "replace"), newline="")))
-            columns = dict(zip(table.columns, zip(*rows, strict=True), strict=True))
+            columns = dict(zip(table.columns, zip(*decode(block), strict=True), strict=True))
             arrays = [
                 pa.array([value or None for value in columns[name]]).cast(schema.field(name).type)
                 for name in schema.names

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histo_runtime import __version__
-from histo_runtime.classifier import PatchClassifier
+from histo_runtime.classifier import PatchClassifier, default_workers
 from histo_runtime.command import say
 from histo_runtime.device import import_onnxruntime
 from histo_runtime.errors import HistoError, OutputError
@@ -152,6 +152,8 @@ class _Run:
 
     def to_stdout(self) -> Summary:
         """Write rows as they come; there is nothing to continue."""
+        if sys.stdout is None:
+            raise OutputError("-o -: stdout is closed: give -o a file")
         out = sys.stdout.buffer
         with self._progress() as progress:
             write_csv(out, self.options.table_format, self.table, (rows for rows, _ in self._blocks(0, progress)))
@@ -295,7 +297,7 @@ class _Run:
             },
             "settings": {
                 "format": self.options.table_format,
-                "workers": self.options.workers,
+                "workers": self.options.workers or default_workers(),
                 **{name: manifest[name] for name in settings},
             },
             "inputs": manifest["inputs"],
