@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -22,7 +22,8 @@ from histo_runtime.pipeline import Outcome, overlapped
 from histo_runtime.predictions import Prediction, Predictions, interpret
 from histo_runtime.views import view_name
 
-PatchLike: TypeAlias = NDArray[np.uint8] | str | Path | Image.Image
+# A function gives the patch for the model's size and `resize`; so do the inputs of a command, wherever they lie.
+PatchLike: TypeAlias = NDArray[np.uint8] | str | Path | Image.Image | Callable[[int, bool], NDArray[np.uint8]]
 TTA = ("full", "none")
 # Counted in views. On a CPU more gains nothing and only holds memory (2.4 MB a view in VGG19's first layer
 # alone); on a GPU the matrix units need hundreds.
@@ -216,6 +217,8 @@ class PatchClassifier:
             return patch_from_image(patch, size=self.card.size, resize=self.resize)
         if isinstance(patch, str | os.PathLike):
             return read_patch(Path(patch), size=self.card.size, resize=self.resize)
+        if callable(patch):
+            return patch(self.card.size, self.resize)
         raise PatchError(f"is a {type(patch).__name__}: give uint8 arrays, paths or PIL images")
 
     def _check_array(self, array: NDArray[Any], shape: tuple[int, ...]) -> None:

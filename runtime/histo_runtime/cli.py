@@ -94,12 +94,16 @@ def infer(
 ) -> None:
     """Score PATCHES with an exported model.
 
-    PATCHES are folders (searched recursively), image files (TIFF, PNG, JPEG, BMP) and CSV files with a path
-    column. A patch that can't be scored is a row with its reason, and the exit code is 3.
+    PATCHES are folders (searched recursively), image files (TIFF, PNG, JPEG, BMP), CSV files with a path column,
+    zip files of images, PatchCamelyon's HDF5 files (dataset x; needs h5py), patterns of these in quotes, and - for
+    paths on stdin, one a line or ended by NUL. A patch that can't be scored is a row with its reason, and the exit
+    code is 3.
 
     \b
     Examples:
       histo-infer patches/ --model model.onnx
+      find patches -name '*.png' -print0 | histo-infer -
+      histo-infer camelyonpatch_test_x.h5 slide.zip 'more/**/*.tif'
       histo-infer valid/ --labels folders -o valid.csv
       histo-infer test/ --format kaggle -o submission.csv
     """
@@ -125,10 +129,10 @@ def infer(
         resize=resize,
     )
     check_checksum(classifier.model, classifier.sha256)
-    truth = None if labels is None else read_labels(labels, found.files, classifier.card.classes)
-    if truth is not None and len(truth) < len(found.files):
-        say(f"{len(found.files) - len(truth)} of {len(found.files)} patches have no label")
-    say(f"{len(found.files)} patches, {classifier!r}")
+    truth = None if labels is None else read_labels(labels, found, classifier.card.classes)
+    if truth is not None and len(truth) < len(found):
+        say(f"{len(found) - len(truth)} of {len(found)} patches have no label")
+    say(f"{len(found)} patches, {classifier!r}")
     # What Pillow thinks of a file stands in its row; a warning would only tear up the progress line.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     options = RunOptions(output, table_format, tta, workers, quiet)

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
@@ -18,6 +18,7 @@ from histo_runtime.card import ModelCard
 from histo_runtime.errors import OutputError
 from histo_runtime.files import check_output, written_aside
 from histo_runtime.predictions import Prediction
+from histo_runtime.sources import patch_id
 
 STDOUT = "-"
 FORMATS = ("table", "kaggle")
@@ -117,7 +118,7 @@ def _table(card: ModelCard) -> tuple[list[str], Cells]:
 
 
 def _kaggle(_card: ModelCard) -> tuple[list[str], Cells]:
-    return ["id", "label"], lambda row: [PurePosixPath(row.name).stem, number(row.probability)]
+    return ["id", "label"], lambda row: [patch_id(row.name), number(row.probability)]
 
 
 _COLUMNS: dict[str, Callable[[ModelCard], tuple[list[str], Cells]]] = {"table": _table, "kaggle": _kaggle}

@@ -6,6 +6,7 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from histo_runtime.metrics import binary_metrics
 from histo_runtime.predictions import Prediction
 from histo_runtime.progress import Progress
 from histo_runtime.results import STDOUT, open_table, write_run
-from histo_runtime.sources import PatchList
+from histo_runtime.sources import PatchInputs
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Summary:
 
 def score(
     classifier: PatchClassifier,
-    patches: PatchList,
+    patches: PatchInputs,
     options: RunOptions,
     labels: Mapping[str, int] | None = None,
 ) -> Summary:
@@ -89,11 +90,12 @@ def score(
     summary = Summary()
     with (
         open_table(options.output, classifier.card, options.table_format) as write,
-        Progress(len(patches.files), quiet=options.quiet) as progress,
+        Progress(len(patches), quiet=options.quiet) as progress,
     ):
-        rows = classifier.stream((file.path for file in patches.files), tta=options.tta, workers=options.workers)
-        for file, row in zip(patches.files, rows, strict=True):
-            named = replace(row, name=file.name)
+        decoders = (partial(patches.decode, index) for index in range(len(patches)))
+        rows = classifier.stream(decoders, tta=options.tta, workers=options.workers)
+        for name, row in zip(patches.names, rows, strict=True):
+            named = replace(row, name=name)
             write(named)
             _count(summary, named, labels, classifier.card)
             progress.advance(failed=bool(named.error))
