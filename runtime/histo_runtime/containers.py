@@ -28,9 +28,9 @@ _ENCRYPTED = 1  # bit of a member's flags
 _MEMBER = np.dtype(
     [("offset", "i8"), ("packed", "i8"), ("size", "i8"), ("crc", "u4"), ("method", "u2"), ("flags", "u2")]
 )
-# The header before a member's bytes: signature, what the list of members has as well, lengths of name and extra.
-_HEADER = struct.Struct("<4s22xHH")
-_HEADER_SIGNATURE = b"PK\3\4"
+# The header before a member's bytes: what the list of members has as well, then the lengths of name and extra. That
+# it is the right one is what the checksum of the bytes shows.
+_HEADER = struct.Struct("<26xHH")
 
 DATASET = "x"
 _SLICE_BYTES = 4_000_000  # 144 patches of 96 pixels
@@ -56,9 +56,7 @@ class ZipPatches:
         try:
             with zipfile.ZipFile(path) as file:
                 files = [member for member in file.infolist() if not member.is_dir()]
-            images = [
-                one for one in files if is_image_name(one.filename) and not one.filename.startswith(_MACOS_FOLDER)
-            ]
+            images = [member for member in files if _is_image(member.filename)]
             self._members = np.array([_member(image) for image in images], dtype=_MEMBER)
         except Exception as error:  # zipfile raises almost anything on damaged data
             raise InputError(f"{path}: can't be read as a zip file ({_reason(error)})") from error
@@ -84,7 +82,7 @@ class ZipPatches:
         try:
             with self._path.open("rb") as file:
                 file.seek(offset)
-                signature, name_length, extra_length = _HEADER.unpack(file.read(_HEADER.size))
+                name_length, extra_length = _HEADER.unpack(file.read(_HEADER.size))
                 file.seek(name_length + extra_length, io.SEEK_CUR)
                 data = file.read(packed)
             if method == zipfile.ZIP_DEFLATED:
@@ -93,7 +91,7 @@ class ZipPatches:
             raise PatchError(f"can't be read: {error.strerror or error}") from error
         except (ValueError, struct.error, zlib.error) as error:
             raise PatchError(f"is damaged in the zip: {_reason(error)}") from error
-        if signature != _HEADER_SIGNATURE or len(data) != size or zlib.crc32(data) != crc:
+        if zlib.crc32(data) != crc:
             raise PatchError("is damaged in the zip: its bytes don't fit its checksum")
         return data
 

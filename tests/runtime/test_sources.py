@@ -175,7 +175,6 @@ def test_predictions_of_one_run_are_a_manifest_for_the_next(tree: Path) -> None:
     assert names("predictions.csv") == ["a/2.png"]
 
 
-@pytest.mark.usefixtures("tree")
 @pytest.mark.parametrize(
     ("pattern", "expected"),
     [
@@ -187,12 +186,16 @@ def test_predictions_of_one_run_are_a_manifest_for_the_next(tree: Path) -> None:
         ("a/**/*.jpeg", ["a/deep/er/x.jpeg"]),
         ("a/**/2.png", ["a/2.png"]),
         ("a/deep/**", ["a/deep/Thumbs.db", "a/deep/er/x.jpeg"]),
+        ("b/**/*.[gt]if*", ["b/y.tiff"]),  # nothing hidden
         ("a/deep*", ["er/x.jpeg"]),  # one folder, as if it had been typed
         ("[ab]/[dyz]*", ["a/deep/er/x.jpeg", "b/y.tiff", "b/z.jpg"]),
         ("**/.*.bmp", ["a/.hidden.bmp"]),
+        ("**/.cache/*", ["b/.cache/w.gif"]),
     ],
 )
-def test_a_pattern_means_what_the_shell_would_have_made_of_it(pattern: str, expected: list[str]) -> None:
+def test_a_pattern_means_what_the_shell_would_have_made_of_it(tree: Path, pattern: str, expected: list[str]) -> None:
+    (tree / "b" / ".cache").mkdir()
+    (tree / "b" / ".cache" / "w.gif").touch()
     assert names(pattern) == expected
 
 
@@ -205,7 +208,7 @@ def test_a_path_that_exists_is_no_pattern(tree: Path) -> None:
 
 
 @pytest.mark.usefixtures("tree")
-@pytest.mark.parametrize("pattern", ["a/*.gif", "gone/**/*.png", "a/**/*.gif"])
+@pytest.mark.parametrize("pattern", ["a/*.gif", "gone/**/*.png", "a/**/*.gif", "a/**/*.bmp"])
 def test_a_pattern_without_a_match_is_refused(pattern: str) -> None:
     with pytest.raises(InputError, match="matches nothing"):
         find_patches(["b", pattern])
