@@ -28,10 +28,9 @@ from histo_runtime.device import import_onnxruntime
 from histo_runtime.errors import InputError, ModelFileError, PatchError, UsageError
 from histo_runtime.files import check_output, written_aside
 from histo_runtime.golden import pack_golden, replay_golden
-from histo_runtime.patches import read_patch
 from histo_runtime.progress import Progress
 from histo_runtime.scaling import scale
-from histo_runtime.sources import find_patches
+from histo_runtime.sources import PatchInputs, find_patches
 
 _MOST_USER_PATCHES = 64  # of --verify; each costs every view in Keras and twice in onnxruntime
 # The file replays its golden patches before it gets its name: same machine, same weights, rounding only.
@@ -179,17 +178,17 @@ def _comparison_patches(verify: Path | None, size: int) -> tuple[NDArray[np.uint
     built_in = verification_patches(size)
     if verify is None:
         return built_in, f"{len(built_in)} synthetic patches"
-    files = find_patches([str(verify)]).files
-    steps = np.linspace(0, len(files) - 1, min(_MOST_USER_PATCHES, len(files))).round().astype(int)
-    own = np.stack([_read(files[step].path, size) for step in steps])
+    inputs = find_patches([str(verify)])
+    steps = np.linspace(0, len(inputs) - 1, min(_MOST_USER_PATCHES, len(inputs))).round().astype(int)
+    own = np.stack([_own_patch(inputs, step, size) for step in steps.tolist()])
     return np.concatenate([own, built_in]), f"{len(own)} patches of {verify.name} and {len(built_in)} synthetic"
 
 
-def _read(path: Path, size: int) -> NDArray[np.uint8]:
+def _own_patch(inputs: PatchInputs, index: int, size: int) -> NDArray[np.uint8]:
     try:
-        return read_patch(path, size=size)
+        return inputs.decode(index, size)
     except PatchError as error:
-        raise InputError(f"--verify: {path} {error}") from error
+        raise InputError(f"--verify: {inputs.names[index]} {error}") from error
 
 
 def _verify(

@@ -103,9 +103,10 @@ def infer(
 ) -> None:
     """Score PATCHES with an exported model.
 
-    PATCHES are folders (searched recursively), image files (TIFF, PNG, JPEG, BMP) and CSV files with a path
-    column. A patch that can't be scored is a row with its reason, and the exit code is 3. A run that was cut off
-    goes on where it was when the same command is given again.
+    PATCHES are folders (searched recursively), image files (TIFF, PNG, JPEG, BMP), CSV files with a path column
+    (relative to the CSV), zip files of images, PatchCamelyon's HDF5 files (dataset x; needs h5py), patterns of these
+    in quotes, and - for paths on stdin, one a line or ended by NUL. A patch that can't be scored is a row with its
+    reason, and the exit code is 3. A run that was cut off goes on where it was when the same command is given again.
 
     \b
     Examples:
@@ -116,9 +117,8 @@ def infer(
     from histo_runtime.checksum import check_checksum
     from histo_runtime.classifier import PatchClassifier
     from histo_runtime.labels import read_labels
-    from histo_runtime.patches import read_patch
     from histo_runtime.results import STDOUT, check_free, check_kaggle, check_table, partial_path
-    from histo_runtime.scoring import Inputs, RunOptions, score, settings_of
+    from histo_runtime.scoring import RunOptions, score, settings_of
     from histo_runtime.sources import find_patches
 
     if as_json and output == STDOUT:
@@ -141,23 +141,19 @@ def infer(
         resize=resize,
     )
     check_checksum(classifier.model, classifier.sha256)
-    truth = None if labels is None else read_labels(labels, found.files, classifier.card.classes)
-    if truth is not None and len(truth) < len(found.files):
-        inform(f"{len(found.files) - len(truth)} of {len(found.files)} patches have no label")
+    truth = None if labels is None else read_labels(labels, found, classifier.card.classes)
+    if truth is not None and len(truth) < len(found):
+        inform(f"{len(found) - len(truth)} of {len(found)} patches have no label")
     inform(
-        f"{len(found.files)} patches with {classifier.model.name} on {classifier.device},"
+        f"{len(found)} patches with {classifier.model.name} on {classifier.device},"
         f" {1 if tta == 'none' else len(classifier.card.views)} views each"
     )
     # What Pillow thinks of a file stands in its row; a warning would only tear up the progress line.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     if table_format == "kaggle":
-        check_kaggle(classifier.card, (file.name for file in found.files))
+        check_kaggle(classifier.card, found.names)
     options = RunOptions(output, table_format, tta, per_view, workers, max_failures, overwrite, quiet)
-    files, size = found.files, classifier.card.size
-    inputs = Inputs(
-        [file.name for file in files], lambda index: read_patch(files[index].path, size=size, resize=resize)
-    )
-    summary = score(classifier, inputs, options, truth)
+    summary = score(classifier, found, options, truth)
     _report(summary, output, inform, as_json=as_json)
     if summary.tally.failed:
         raise SystemExit(EXIT_SOME_PATCHES_FAILED)

@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from histo_runtime.errors import InputError
-from histo_runtime.sources import PatchFile, read_csv
+from histo_runtime.sources import PatchInputs, patch_id, read_csv
 
 FOLDERS = "folders"
 
 
-def read_labels(source: str, files: Iterable[PatchFile], classes: Sequence[str]) -> dict[str, int]:
+def read_labels(source: str, inputs: PatchInputs, classes: Sequence[str]) -> dict[str, int]:
     """Find the label of each patch: name of the patch -> index into `classes`.
 
     Args:
-        source: "folders" (the folder a file lies in is its label), or a CSV file with `label` and `path` or `id`
-            (the file name without suffix).
-        files: the patches; those without a label are left out of the answer.
+        source: "folders" (the folder a patch lies in is its label), or a CSV file with `label` and `path` or `id`
+            (`patch_id`: the file name without suffix).
+        inputs: the patches; those without a label are left out of the answer.
         classes: class names; labels may also be indices: 0, 1, ...
 
     Raises:
         InputError: the CSV can't be used, a label is not known, or no patch has a label.
     """
-    files = list(files)
     index_of = {name: index for index, name in enumerate(classes)}
     index_of = {**{str(index): index for index in index_of.values()}, **index_of}
     if source == FOLDERS:
-        texts = {file.name: file.path.absolute().parent.name for file in files}
+        texts = {name: inputs.folder(index) for index, name in enumerate(inputs.names)}
         texts = {name: text for name, text in texts.items() if text in index_of}
     else:
-        texts = _from_csv(Path(source), files)
+        texts = _from_csv(Path(source), inputs.names)
     unknown = sorted({text for text in texts.values() if text not in index_of})
     if unknown:
         raise InputError(
@@ -45,13 +44,13 @@ def read_labels(source: str, files: Iterable[PatchFile], classes: Sequence[str])
     return {name: index_of[text] for name, text in texts.items()}
 
 
-def _from_csv(path: Path, files: Sequence[PatchFile]) -> dict[str, str]:
-    rows = read_csv(path, ("label",))
-    key = "path" if rows and "path" in rows[0] else "id"
+def _from_csv(path: Path, names: Sequence[str]) -> dict[str, str]:
+    first = next(read_csv(path, ("label",)), {})
+    key = "path" if "path" in first else "id"
     by_key: dict[str, str] = {}
     for row in read_csv(path, (key, "label")):
         label = row["label"].strip()
         if by_key.setdefault(row[key], label) != label:
             raise InputError(f"{path}: {key} {row[key]!r} has two labels, {by_key[row[key]]!r} and {label!r}")
-    names = {file.name: file.name if key == "path" else file.path.stem for file in files}
-    return {name: by_key[text] for name, text in names.items() if text in by_key}
+    keys = ((name, name if key == "path" else patch_id(name)) for name in names)
+    return {name: by_key[text] for name, text in keys if text in by_key}

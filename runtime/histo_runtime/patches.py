@@ -14,6 +14,8 @@ One rule for every room:
 from __future__ import annotations
 
 import io
+import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,11 +27,18 @@ from PIL import Image, UnidentifiedImageError
 from histo_runtime.errors import PatchError
 
 IMAGE_SUFFIXES = frozenset({".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp"})
+_IMAGE_ENDINGS = tuple(IMAGE_SUFFIXES)
+FILE_LIMIT = 100_000_000  # bytes, 5,700 uncompressed pixels square; what is larger is a slide or a bomb, not a patch
 _FORMATS = ("TIFF", "PNG", "JPEG", "BMP")
 _RESIZE_LIMIT = 64_000_000  # pixels; what is larger is a slide or a decompression bomb, not a patch
 _PLAIN_MODES = frozenset({"RGB", "L", "1"})
 _ALPHA_MODES = frozenset({"RGBA", "LA", "PA"})
 _ORIENTATION = 0x0112  # EXIF tag
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file is an image by its suffix, whatever it holds."""
+    return name.lower().endswith(_IMAGE_ENDINGS)
 
 
 def read_patch(source: str | Path | bytes, *, size: int, resize: bool = False) -> NDArray[np.uint8]:
@@ -47,7 +56,9 @@ def read_patch(source: str | Path | bytes, *, size: int, resize: bool = False) -
         PatchError: missing, unreadable, truncated, not an image, of an unsupported mode or the wrong size.
     """
     try:
-        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+        data = source if isinstance(source, bytes) else _read_file(source)
+    except PatchError:
+        raise
     except (OSError, ValueError) as error:
         raise PatchError(f"can't be read: {getattr(error, 'strerror', None) or error}") from error
     if not data:
@@ -56,6 +67,26 @@ def read_patch(source: str | Path | bytes, *, size: int, resize: bool = False) -
         if image.format == "TIFF":
             image.getexif().pop(_ORIENTATION, None)  # Pillow turns a TIFF by this tag while it loads
         return _patch(image, size, resize=resize)
+
+
+def too_large(size: int) -> PatchError:
+    """Describe a file or member of more than `FILE_LIMIT` bytes."""
+    return PatchError(f"has {size / 1e6:.0f} MB, too large to be a patch (limit {FILE_LIMIT / 1e6:.0f} MB)")
+
+
+def _read_file(path: str | Path) -> bytes:
+    with open(path, "rb", opener=_without_waiting) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise PatchError("is no regular file but a pipe or a device")
+        if status.st_size > FILE_LIMIT:
+            raise too_large(status.st_size)
+        return file.read()
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file; a pipe with an image's name would else wait for its writer for ever."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def patch_from_image(image: Image.Image, *, size: int, resize: bool = False) -> NDArray[np.uint8]:

@@ -7,15 +7,16 @@ import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from histo_runtime.card import ModelCard
-from histo_runtime.errors import UsageError, missing_extra
+from histo_runtime.errors import InputError, UsageError, missing_extra
 from histo_runtime.files import check_output, written_aside
 from histo_runtime.predictions import Prediction
+from histo_runtime.sources import patch_id
 from histo_runtime.views import view_name
 
 STDOUT = "-"
@@ -87,7 +88,7 @@ def decode(data: bytes) -> Iterator[list[str]]:
 
 
 def table_name(name: str) -> str:
-    """Write the name of an input as text: bytes that are not UTF-8 as `\\xff`, so that the table is UTF-8 throughout."""
+    """Write the name of an input as text; bytes that are not UTF-8 as `\\xff`, so that the table is UTF-8."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
@@ -144,10 +145,25 @@ def write_csv(file: BinaryIO, table_format: str, table: Table, blocks: Iterable[
         file.writelines(blocks)
         return
     file.write(encode([("id", "label")]))
-    file.writelines(
-        encode((PurePosixPath(path).stem, probability) for path, _, probability, *_ in decode(block))
-        for block in blocks
-    )
+    # Of a softmax with two classes the column of the positive one, not the label's own probability.
+    column = len(COLUMNS) + 1 if table.classes else COLUMNS.index("probability")
+    file.writelines(encode((patch_id(cells[0]), cells[column]) for cells in decode(block)) for block in blocks)
+
+
+def check_kaggle(card: ModelCard, names: Iterable[str]) -> None:
+    """Refuse what `id,label` can't say, before any patch is scored.
+
+    Raises:
+        InputError: more than two classes, or two inputs with one id.
+    """
+    if len(card.classes) > 2:
+        raise InputError(f"--format kaggle holds one probability: the model has {len(card.classes)} classes")
+    seen: set[str] = set()
+    for name in names:
+        identifier = patch_id(name)
+        if identifier in seen:
+            raise InputError(f"--format kaggle: two inputs have the id {identifier!r}: score them apart")
+        seen.add(identifier)
 
 
 def write_run(output: str, record: dict[str, Any]) -> Path:

@@ -6,7 +6,7 @@ import hashlib
 import platform
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,6 +36,7 @@ from histo_runtime.results import (
     write_run,
     write_table,
 )
+from histo_runtime.sources import PatchInputs
 from histo_runtime.tally import Colour, Tally
 
 _BLOCK_PATCHES = 256  # what a crash may cost, in patches, at most
@@ -53,21 +54,6 @@ class RunOptions:
     max_failures: int | None = None
     overwrite: bool = False
     quiet: bool = False
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What is scored: names, sorted, and how to decode the one at a position to uint8 `[S, S, 3]`."""
-
-    names: Sequence[str]
-    decode: Callable[[int], NDArray[np.uint8]]
-
-    def sha256(self) -> str:
-        """Identify the list of names."""
-        digest = hashlib.sha256()
-        for name in self.names:
-            digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
-        return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -117,7 +103,7 @@ def block_patches(classifier: PatchClassifier, tta: str) -> int:
 
 
 def score(
-    classifier: PatchClassifier, inputs: Inputs, options: RunOptions, labels: Mapping[str, int] | None = None
+    classifier: PatchClassifier, inputs: PatchInputs, options: RunOptions, labels: Mapping[str, int] | None = None
 ) -> Summary:
     """Score inputs into a table with a record beside it, or go on with a run of the same that was cut off.
 
@@ -140,7 +126,7 @@ def score(
 @dataclass
 class _Run:
     classifier: PatchClassifier
-    inputs: Inputs
+    inputs: PatchInputs
     options: RunOptions
     tally: Tally
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -214,7 +200,7 @@ class _Run:
         """What must be the same for a run to be continued."""
         return {
             "model": self.classifier.sha256,
-            "inputs": {"count": len(self.inputs.names), "sha256": self.inputs.sha256()},
+            "inputs": {"count": len(self.inputs.names), "sha256": _names_sha256(self.inputs.names)},
             "block": block_patches(self.classifier, self.options.tta),
             "batch_size": self.classifier.batch_size,
             "threads": self.classifier.threads,
@@ -230,9 +216,7 @@ class _Run:
         """Score block after block; yields its rows as CSV and the colour of its patches."""
         block = block_patches(self.classifier, self.options.tta)
         positions = range(done_blocks * block, len(self.inputs.names))
-        batches = self.classifier.batches(
-            positions, self.inputs.decode, tta=self.options.tta, workers=self.options.workers
-        )
+        batches = self.classifier.batches(positions, self._decode, tta=self.options.tta, workers=self.options.workers)
         rows: list[list[str]] = []
         colour = Colour()
         for batch in batches:
@@ -249,6 +233,9 @@ class _Run:
         if rows:
             self.tally.colour.merge(colour.to_dict())
             yield encode(rows), colour
+
+    def _decode(self, position: int) -> NDArray[np.uint8]:
+        return self.inputs.decode(position, self.classifier.card.size, self.classifier.resize)
 
     def _rows(self, batch: Batch[int]) -> list[Prediction]:
         names = [self.inputs.names[position] for position in batch.items]
@@ -321,3 +308,10 @@ class _Run:
             "metrics": summary.metrics,
             "failures": [{"path": name, "error": error} for name, error in self.tally.failures],
         }
+
+
+def _names_sha256(names: Sequence[str]) -> str:
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
+    return digest.hexdigest()

@@ -1,86 +1,302 @@
-"""Which patches a command line means: folders (recursive), files, and CSV files with a `path` column."""
+"""Which patches a command line means, and what each is called: folders, files, patterns, stdin, CSV, zip and HDF5.
+
+300,000 inputs are a list of names and four bytes each: what kind of place a name stands for is known once for all
+the names of an argument.
+"""
 
 from __future__ import annotations
 
 import csv
+import glob
+import logging
 import os
-from collections.abc import Iterator, Sequence
+import re
+import sys
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
+from typing import Protocol
 
-from histo_runtime.errors import InputError
-from histo_runtime.patches import IMAGE_SUFFIXES
+import numpy as np
+from numpy.typing import NDArray
+
+from histo_runtime.containers import Hdf5Patches, Slices, ZipPatches
+from histo_runtime.errors import InputError, PatchError
+from histo_runtime.patches import IMAGE_SUFFIXES, is_image_name, read_patch
+
+STDIN = "-"
+_HDF5_SUFFIXES = (".h5", ".hdf5")
+_HDF5_NAME = re.compile(r"\.(?:h5|hdf5)(?=#[0-9]+$)", re.IGNORECASE)
+
+_log = logging.getLogger("histo_runtime")
 
 
-@dataclass(frozen=True, order=True)
-class PatchFile:
-    """One input: its name in the output, and where it lies."""
+class _Source(Protocol):
+    """Where the patches of an argument lie."""
 
-    name: str
-    path: Path
+    def decode(self, name: str, number: int, *, size: int, resize: bool) -> NDArray[np.uint8]:
+        """Decode the patch `name`, the `number`-th that the source listed; raises `PatchError`."""
+
+    def folder(self, name: str) -> str:
+        """Return the name of the folder that the patch lies in, empty when there is none."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class PatchInputs:
+    """Patches to score, sorted by name.
+
+    Attributes:
+        names: as they stand in the output; an input that was named twice is there twice.
+        others: files in folders and members of zips that are no images by their suffix.
+        labels: name -> label, of CSV manifests with a `label` column; a name with two different labels has none.
+    """
+
+    names: list[str]
+    others: int
+    labels: dict[str, str]
+    _numbers: array[int]  # of each name: its position as it was listed
+    _sources: list[_Source]
+    _starts: list[int]  # of each source: the position of its first input
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def decode(self, index: int, size: int, resize: bool = False) -> NDArray[np.uint8]:
+        """Decode patch `index` to uint8 `[size, size, 3]`, by the rule of `read_patch`; safe in many threads.
+
+        Raises:
+            PatchError: it is gone, can't be read, is damaged or does not fit.
+        """
+        source, number = self._place(index)
+        return source.decode(self.names[index], number, size=size, resize=resize)
+
+    def folder(self, index: int) -> str:
+        """Return the name of the folder that patch `index` lies in; empty in HDF5 and at the top of a zip."""
+        return self._place(index)[0].folder(self.names[index])
+
+    def _place(self, index: int) -> tuple[_Source, int]:
+        number = self._numbers[index]
+        which = bisect_right(self._starts, number) - 1
+        return self._sources[which], number - self._starts[which]
 
 
 @dataclass(frozen=True)
-class PatchList:
-    """The inputs sorted by name, and how many files in folders were no images."""
+class _Files:
+    """Files below `root`, under names that start with `prefix`."""
 
-    files: tuple[PatchFile, ...]
-    others: int
+    root: str = ""
+    prefix: str = ""
+
+    def decode(self, name: str, _number: int, *, size: int, resize: bool) -> NDArray[np.uint8]:
+        if name.endswith("/"):
+            raise PatchError("is a folder, and its patches could not be listed")
+        return read_patch(self._path(name), size=size, resize=resize)
+
+    def folder(self, name: str) -> str:
+        return self._path(name).absolute().parent.name
+
+    def _path(self, name: str) -> Path:
+        return Path(self.root, name[len(self.prefix) :])
 
 
-def find_patches(arguments: Sequence[str]) -> PatchList:
-    """List the patches that the arguments of a command name.
+_AS_TYPED = _Files()
 
-    Names are relative to the folder given; with several arguments they start with the argument as typed; a
-    CSV's are as written there, and relative to the folder of the CSV on disk. Names use `/` on every system.
 
-    Raises:
-        InputError: an argument does not exist, or there is no patch at all.
-    """
-    files: list[PatchFile] = []
-    others = 0
-    for argument in arguments:
-        if not argument:
-            raise InputError("an empty argument names no patches (an unset variable of the shell?)")
-        path = Path(argument)
-        if path.is_dir():
-            prefix = "" if len(arguments) == 1 else _slashes(argument).rstrip("/") + "/"
-            images = [file for file in _walk(path) if file.suffix.lower() in IMAGE_SUFFIXES]
-            others += sum(1 for _ in _walk(path)) - len(images)
-            files += [PatchFile(prefix + file.relative_to(path).as_posix(), file) for file in images]
+class _Listing:
+    """Inputs as they are found, source after source."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.others = 0
+        self.labels: dict[str, str] = {}
+        self._sources: list[_Source] = []
+        self._starts: list[int] = []
+        self._slices = Slices()
+
+    def add(self, argument: str, *, alone: bool) -> None:
+        """List the inputs of one argument; `alone` tells how a folder's are named."""
+        path, typed = Path(argument), _slashes(argument)
+        if argument == STDIN:
+            self._extend(_AS_TYPED, _from_stdin())
+        elif path.is_dir():
+            prefix = "" if alone else typed.rstrip("/") + "/"
+            self._extend(_Files(argument, prefix), self._images(_walk(argument), prefix))
         elif not path.is_file():
             raise InputError(f"{argument}: no such file or folder")
         elif path.suffix.lower() == ".csv":
-            files += _from_csv(path)
+            self._extend(_Files(str(path.parent)), self._from_manifest(path))
+        elif path.suffix.lower() == ".zip":
+            members = ZipPatches(argument, f"{typed}/")
+            self.others += members.others
+            self._extend(members, members.names)
+        elif path.suffix.lower() in _HDF5_SUFFIXES:
+            rows = Hdf5Patches(argument, self._slices)
+            self._extend(rows, (f"{typed}#{row}" for row in range(len(rows))))
         else:
-            files.append(PatchFile(_slashes(argument), path))
-    if not files:
+            self._extend(_AS_TYPED, [typed])
+
+    def sorted(self) -> PatchInputs:
+        """Return the inputs in the order of the output."""
+        order = array("I", sorted(range(len(self.names)), key=self.names.__getitem__))
+        names = [self.names[number] for number in order]
+        return PatchInputs(names, self.others, self.labels, order, self._sources, self._starts)
+
+    def _extend(self, source: _Source, names: Iterable[str]) -> None:
+        if not self._sources or self._sources[-1] is not source:
+            self._sources.append(source)
+            self._starts.append(len(self.names))
+        self.names.extend(names)
+
+    def _images(self, files: Iterable[str], prefix: str) -> Iterator[str]:
+        for file in files:
+            if is_image_name(file) or file.endswith("/"):
+                yield prefix + file
+            else:
+                self.others += 1
+
+    def _from_manifest(self, path: Path) -> Iterator[str]:
+        doubtful = set()
+        for row in read_csv(path, ("path",)):
+            name = row["path"]
+            label = sys.intern((row.get("label") or "").strip())
+            if label and self.labels.setdefault(name, label) != label:
+                doubtful.add(name)
+            yield name
+        for name in doubtful:
+            del self.labels[name]
+
+
+def find_patches(arguments: Sequence[str]) -> PatchInputs:
+    """List the patches that the arguments of a command name.
+
+    An argument is a folder (recursive, links followed), an image file, a CSV file with a `path` column, a `.zip` of
+    images, an HDF5 file with a dataset `x` of uint8 `[N, H, W, 3]`, `-` for paths on stdin (one a line, or ended by
+    NUL), or a pattern of these (`*`, `?`, `[`, `**`) that the shell has left.
+
+    Names use `/` on every system. A folder's are relative to it when it is the only argument; else names start with
+    the argument as typed: `folder/a.png`, `a.png`, `file.zip/a.png`, `file.h5#17`. Those of a CSV and of stdin are
+    as written there; a CSV's paths are relative to its own folder on disk.
+
+    A patch that is listed and can't be read is found out when it is decoded, and so is a folder inside a folder that
+    can't be listed: it is an input of its own, whose name ends in `/`.
+
+    Raises:
+        InputError: an argument does not exist or can't be used, or there is no patch at all.
+        MissingExtraError: an HDF5 file without h5py.
+    """
+    typed = [argument for pattern in arguments for argument in _expanded(pattern)]
+    listing = _Listing()
+    for argument in typed:
+        listing.add(argument, alone=len(typed) == 1)
+    if not listing.names:
         suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
         raise InputError(f"{', '.join(arguments)}: no images found (looked for {suffixes})")
-    return PatchList(tuple(sorted(files)), others)
+    return listing.sorted()
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    def refuse(error: OSError) -> None:
-        raise InputError(f"{error.filename}: can't be read ({error.strerror}): mend it, or name other folders")
+def patch_id(name: str) -> str:
+    """Return the id of a patch in tables that go by id: the file name without suffix (`a/b.png` is `b`).
 
-    for parent, _, names in os.walk(folder, onerror=refuse):
-        yield from (Path(parent, name) for name in names)
+    In HDF5 the suffix of the file goes: `file.h5#17` is `file#17`.
+    """
+    in_hdf5, found = _HDF5_NAME.subn("", name)
+    return PurePosixPath(in_hdf5).name if found else PurePosixPath(name).stem
 
 
 def _slashes(path: str) -> str:
     return path.replace(os.sep, "/")
 
 
-def _from_csv(path: Path) -> list[PatchFile]:
-    return [PatchFile(row["path"], path.parent / row["path"]) for row in read_csv(path, ("path",))]
+def _from_stdin() -> list[str]:
+    data = sys.stdin.buffer.read()
+    lines = data.split(b"\0") if b"\0" in data else [line.removesuffix(b"\r") for line in data.split(b"\n")]
+    return [_slashes(os.fsdecode(line)) for line in lines if line]
 
 
-def read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """Read a CSV file with a header, UTF-8 with or without byte order mark.
+def _expanded(pattern: str) -> Sequence[str]:
+    """Return the arguments that a shell would have made of a pattern, sorted; anything else as it is."""
+    if not pattern:
+        raise InputError("an empty argument names no patches (an unset variable of the shell?)")
+    if not glob.has_magic(pattern) or os.path.lexists(pattern):
+        return [pattern]
+    found = sorted(_files_like(_slashes(pattern)) if "**" in pattern else glob.glob(pattern))  # noqa: PTH207
+    if not found:
+        raise InputError(f"{pattern}: no such file or folder, and as a pattern it matches nothing")
+    return found
+
+
+def _files_like(pattern: str) -> Iterator[str]:
+    """Find the files that match a pattern with `**`.
+
+    `glob` would go round in loops of links, pass by folders that it can't read, and name the folders that `**`
+    matches besides the files in them.
+    """
+    parts = pattern.split("/")
+    fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
+    top = "".join(f"{part}/" for part in parts[:fixed])
+    if not Path(top).is_dir():
+        return
+    for file in _walk(top or "."):
+        if file.endswith("/"):
+            raise InputError(f"{top}{file}: can't be read: mend it, or give a pattern of other folders")
+        if _is_like(file.split("/"), parts[fixed:]):
+            yield top + file
+
+
+def _is_like(path: Sequence[str], pattern: Sequence[str]) -> bool:
+    if not pattern or not path:
+        return not path and all(part == "**" for part in pattern)
+    hidden = path[0].startswith(".")
+    if pattern[0] == "**":
+        return _is_like(path, pattern[1:]) or (not hidden and _is_like(path[1:], pattern))
+    shown = not hidden or pattern[0].startswith(".")
+    return shown and fnmatch(path[0], pattern[0]) and _is_like(path[1:], pattern[1:])
+
+
+def _walk(top: str) -> Iterator[str]:
+    """Yield all files below a folder, relative to it and with `/`.
+
+    Links to folders are followed, but not back to a folder that they lie in. A folder that can't be listed is
+    yielded itself, with a `/` at its end.
+    """
+    waiting: list[tuple[str, tuple[tuple[int, int], ...]]] = [("", ())]
+    while waiting:
+        below, above = waiting.pop()
+        folder = Path(top, below)
+        try:
+            status = folder.stat()
+            here = (*above, (status.st_dev, status.st_ino))
+            if here[-1] in above:
+                _log.warning("%s: leads back to a folder that it lies in, and is not followed", folder)
+                continue
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if _is_folder(entry):
+                        waiting.append((f"{below}{entry.name}/", here))
+                    else:
+                        yield below + entry.name
+        except OSError as error:
+            if not below:
+                raise InputError(f"{top}: can't be read ({error.strerror}): mend it, or name other folders") from error
+            _log.warning("%s: can't be read (%s), its patches are missing", folder, error.strerror)
+            yield below
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def read_csv(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
+    """Read a CSV file with a header, UTF-8 with or without byte order mark, row by row.
 
     Raises:
-        InputError: unreadable, not UTF-8, or one of `columns` is missing.
+        InputError: unreadable, not UTF-8, or one of `columns` is missing or empty in a row.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -88,10 +304,9 @@ def read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
             missing = [name for name in columns if name not in (reader.fieldnames or ())]
             if missing:
                 raise InputError(f"{path}: has no column {missing[0]!r}")
-            rows = list(reader)
+            for number, row in enumerate(reader, start=1):
+                if any(not row[name] for name in columns):
+                    raise InputError(f"{path}: row {number} is not complete")
+                yield row
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: can't be read as CSV ({error})") from error
-    for number, row in enumerate(rows, start=1):
-        if any(not row[name] for name in columns):
-            raise InputError(f"{path}: row {number} is not complete")
-    return rows

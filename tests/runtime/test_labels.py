@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from histo_runtime.errors import InputError
 from histo_runtime.labels import read_labels
-from histo_runtime.sources import PatchFile, find_patches
+from histo_runtime.sources import PatchInputs, find_patches
 
 CLASSES = ("normal", "tumour")
 
 
-def listed(top: Path, *names: str) -> tuple[PatchFile, ...]:
+def listed(top: Path, *names: str) -> PatchInputs:
     for name in names:
         (top / name).parent.mkdir(parents=True, exist_ok=True)
         (top / name).touch()
-    return find_patches([str(top)]).files
+    return find_patches([str(top)])
 
 
 @pytest.mark.parametrize(("negative", "positive"), [("0", "1"), CLASSES, ("normal", "1")])
@@ -30,12 +31,12 @@ def test_the_folder_that_was_typed_is_a_label_too(tmp_path: Path, monkeypatch: p
     listed(tmp_path, "1/a.png")
     monkeypatch.chdir(tmp_path / "1")
     for argument in (".", "a.png", str(tmp_path / "1")):
-        files = find_patches([argument]).files
-        assert read_labels("folders", files, CLASSES) == {files[0].name: 1}
+        files = find_patches([argument])
+        assert read_labels("folders", files, CLASSES) == {files.names[0]: 1}
 
 
-def test_a_class_name_wins_over_an_index() -> None:
-    files = [PatchFile("1/a.png", Path("1/a.png"))]
+def test_a_class_name_wins_over_an_index(tmp_path: Path) -> None:
+    files = listed(tmp_path, "1/a.png")
     assert read_labels("folders", files, ("1", "0")) == {"1/a.png": 0}
 
 
@@ -92,3 +93,27 @@ def test_folders_without_a_label_are_refused_with_the_names_looked_for(tmp_path:
 def test_a_missing_csv_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"gone\.csv"):
         read_labels(str(tmp_path / "gone.csv"), listed(tmp_path, "a.png"), CLASSES)
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_a_manifest_with_labels_serves_as_patches_and_as_labels(tmp_path: Path, newline: str) -> None:
+    listed(tmp_path, "x/a.png", "b, \u00e4.png")
+    rows = ["path,label", "x/a.png,tumour", '"b, \u00e4.png",0', f"{tmp_path}/x/a.png,1", "gone.png,1"]
+    manifest = tmp_path / "list.csv"
+    manifest.write_text("\ufeff" + newline.join(rows) + newline, encoding="utf-8", newline="")
+    truth = read_labels(str(manifest), find_patches([str(manifest)]), CLASSES)
+    assert truth == {"x/a.png": 1, "b, \u00e4.png": 0, f"{tmp_path}/x/a.png": 1, "gone.png": 1}
+
+
+def test_labels_are_found_inside_a_zip_by_folder_path_and_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with zipfile.ZipFile("slides.zip", "w") as file:
+        for name in ("s1/0/a.png", "s1/1/b.png", "c.png"):
+            file.writestr(name, b"")
+    inputs = find_patches(["slides.zip"])
+    expected = {"slides.zip/s1/0/a.png": 0, "slides.zip/s1/1/b.png": 1}
+    assert read_labels("folders", inputs, CLASSES) == expected
+    Path("ids.csv").write_text("id,label\na,0\nb,1\n")
+    assert read_labels("ids.csv", inputs, CLASSES) == expected
+    Path("paths.csv").write_text("path,label\nslides.zip/s1/0/a.png,0\nslides.zip/s1/1/b.png,1\n")
+    assert read_labels("paths.csv", inputs, CLASSES) == expected
