@@ -131,6 +131,9 @@ def infer(
     found = find_patches(patches)
     if found.others:
         inform(f"{found.others} files are no images by their suffix and are left out")
+    twice = len(found) - len(set(found.names))
+    if twice:
+        say(f"warning: {twice} patches are named twice, and are scored and counted twice")
     unfinished = settings_of(output)
     classifier = PatchClassifier(
         _model_path(model),

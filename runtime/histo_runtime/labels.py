@@ -38,8 +38,8 @@ def read_labels(source: str, inputs: PatchInputs, classes: Sequence[str]) -> dic
         )
     if not texts:
         raise InputError(
-            f"{source}: none of the patches has a label: folders or labels are named"
-            f" {', '.join(classes)} or 0 to {len(classes) - 1}"
+            f"--labels {source}: none of the patches lies in a folder named {', '.join(classes)}"
+            f" or 0 to {len(classes) - 1}"
         )
     return {name: index_of[text] for name, text in texts.items()}
 
@@ -52,5 +52,9 @@ def _from_csv(path: Path, names: Sequence[str]) -> dict[str, str]:
         label = row["label"].strip()
         if by_key.setdefault(row[key], label) != label:
             raise InputError(f"{path}: {key} {row[key]!r} has two labels, {by_key[row[key]]!r} and {label!r}")
-    keys = ((name, name if key == "path" else patch_id(name)) for name in names)
-    return {name: by_key[text] for name, text in keys if text in by_key}
+    keys = [(name, name if key == "path" else patch_id(name)) for name in names]
+    joined = {name: by_key[text] for name, text in keys if text in by_key}
+    if not joined:
+        there = f", as in {next(iter(by_key))!r}" if by_key else " (it has no rows)"
+        raise InputError(f"{path}: its column {key!r}{there}, names none of the patches, as in {keys[0][1]!r}")
+    return joined

@@ -32,6 +32,7 @@ from histo_runtime.results import (
     decode,
     encode,
     partial_path,
+    table_name,
     write_csv,
     write_run,
     write_table,
@@ -119,7 +120,8 @@ def score(
         HistoError: more patches failed than `options.max_failures`.
         KeyboardInterrupt: with a text that says how to go on.
     """
-    run = _Run(classifier, inputs, options, Tally(classifier.card, classifier.threshold, labels))
+    by_row = None if labels is None else {table_name(name): label for name, label in labels.items()}
+    run = _Run(classifier, inputs, options, Tally(classifier.card, classifier.threshold, by_row))
     return run.to_stdout() if options.output == STDOUT else run.to_file()
 
 

@@ -7,8 +7,6 @@ the names of an argument.
 from __future__ import annotations
 
 import csv
-import glob
-import logging
 import os
 import re
 import sys
@@ -16,7 +14,6 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
@@ -25,13 +22,12 @@ from numpy.typing import NDArray
 
 from histo_runtime.containers import Hdf5Patches, Slices, ZipPatches
 from histo_runtime.errors import InputError, PatchError
+from histo_runtime.listing import expanded, slashes, walk
 from histo_runtime.patches import IMAGE_SUFFIXES, is_image_name, read_patch
 
 STDIN = "-"
 _HDF5_SUFFIXES = (".h5", ".hdf5")
 _HDF5_NAME = re.compile(r"\.(?:h5|hdf5)(?=#[0-9]+$)", re.IGNORECASE)
-
-_log = logging.getLogger("histo_runtime")
 
 
 class _Source(Protocol):
@@ -60,6 +56,7 @@ class PatchInputs:
     _numbers: array[int]  # of each name: its position as it was listed
     _sources: list[_Source]
     _starts: list[int]  # of each source: the position of its first input
+    _anchors: list[_Anchor | None]  # of each source: what must stay where it is for its inputs to be there
 
     def __len__(self) -> int:
         return len(self.names)
@@ -69,18 +66,54 @@ class PatchInputs:
 
         Raises:
             PatchError: it is gone, can't be read, is damaged or does not fit.
+            InputError: the whole folder, zip or HDF5 file is gone, or another one (a share that was unmounted).
         """
-        source, number = self._place(index)
-        return source.decode(self.names[index], number, size=size, resize=resize)
+        which, number = self._place(index)
+        try:
+            return self._sources[which].decode(self.names[index], number, size=size, resize=resize)
+        except PatchError:
+            anchor = self._anchors[which]
+            if anchor is not None:
+                anchor.check()
+            raise
 
     def folder(self, index: int) -> str:
         """Return the name of the folder that patch `index` lies in; empty in HDF5 and at the top of a zip."""
-        return self._place(index)[0].folder(self.names[index])
+        which, _ = self._place(index)
+        return self._sources[which].folder(self.names[index])
 
-    def _place(self, index: int) -> tuple[_Source, int]:
+    def _place(self, index: int) -> tuple[int, int]:
         number = self._numbers[index]
         which = bisect_right(self._starts, number) - 1
-        return self._sources[which], number - self._starts[which]
+        return which, number - self._starts[which]
+
+
+@dataclass(frozen=True)
+class _Anchor:
+    """A folder or file as it was when its patches were listed, told by device and number."""
+
+    path: str
+    identity: tuple[int, int]
+
+    @classmethod
+    def at(cls, path: str) -> _Anchor:
+        return cls(path, _identity(path))
+
+    def check(self) -> None:
+        try:
+            if _identity(self.path) == self.identity:
+                return
+        except OSError:
+            pass
+        raise InputError(
+            f"{self.path}: is gone, or no longer what it was when the run began (unmounted?):"
+            " mend that and run the same command again"
+        )
+
+
+def _identity(path: str) -> tuple[int, int]:
+    status = Path(path).stat()
+    return status.st_dev, status.st_ino
 
 
 @dataclass(frozen=True)
@@ -114,27 +147,28 @@ class _Listing:
         self.labels: dict[str, str] = {}
         self._sources: list[_Source] = []
         self._starts: list[int] = []
+        self._anchors: list[_Anchor | None] = []
         self._slices = Slices()
 
     def add(self, argument: str, *, alone: bool) -> None:
         """List the inputs of one argument; `alone` tells how a folder's are named."""
-        path, typed = Path(argument), _slashes(argument)
+        path, typed = Path(argument), slashes(argument)
         if argument == STDIN:
             self._extend(_AS_TYPED, _from_stdin())
         elif path.is_dir():
             prefix = "" if alone else typed.rstrip("/") + "/"
-            self._extend(_Files(argument, prefix), self._images(_walk(argument), prefix))
+            self._extend(_Files(argument, prefix), self._images(walk(argument), prefix), anchor=argument)
         elif not path.is_file():
             raise InputError(f"{argument}: no such file or folder")
         elif path.suffix.lower() == ".csv":
-            self._extend(_Files(str(path.parent)), self._from_manifest(path))
+            self._extend(_Files(str(path.parent)), self._from_manifest(path), anchor=str(path.parent))
         elif path.suffix.lower() == ".zip":
             members = ZipPatches(argument, f"{typed}/")
             self.others += members.others
-            self._extend(members, members.names)
+            self._extend(members, members.names, anchor=argument)
         elif path.suffix.lower() in _HDF5_SUFFIXES:
             rows = Hdf5Patches(argument, self._slices)
-            self._extend(rows, (f"{typed}#{row}" for row in range(len(rows))))
+            self._extend(rows, (f"{typed}#{row}" for row in range(len(rows))), anchor=argument)
         else:
             self._extend(_AS_TYPED, [typed])
 
@@ -142,12 +176,13 @@ class _Listing:
         """Return the inputs in the order of the output."""
         order = array("I", sorted(range(len(self.names)), key=self.names.__getitem__))
         names = [self.names[number] for number in order]
-        return PatchInputs(names, self.others, self.labels, order, self._sources, self._starts)
+        return PatchInputs(names, self.others, self.labels, order, self._sources, self._starts, self._anchors)
 
-    def _extend(self, source: _Source, names: Iterable[str]) -> None:
+    def _extend(self, source: _Source, names: Iterable[str], anchor: str | None = None) -> None:
         if not self._sources or self._sources[-1] is not source:
             self._sources.append(source)
             self._starts.append(len(self.names))
+            self._anchors.append(_Anchor.at(anchor) if anchor is not None else None)
         self.names.extend(names)
 
     def _images(self, files: Iterable[str], prefix: str) -> Iterator[str]:
@@ -187,7 +222,7 @@ def find_patches(arguments: Sequence[str]) -> PatchInputs:
         InputError: an argument does not exist or can't be used, or there is no patch at all.
         MissingExtraError: an HDF5 file without h5py.
     """
-    typed = [argument for pattern in arguments for argument in _expanded(pattern)]
+    typed = [argument for pattern in arguments for argument in expanded(pattern)]
     listing = _Listing()
     for argument in typed:
         listing.add(argument, alone=len(typed) == 1)
@@ -206,90 +241,10 @@ def patch_id(name: str) -> str:
     return PurePosixPath(in_hdf5).name if found else PurePosixPath(name).stem
 
 
-def _slashes(path: str) -> str:
-    return path.replace(os.sep, "/")
-
-
 def _from_stdin() -> list[str]:
     data = sys.stdin.buffer.read()
     lines = data.split(b"\0") if b"\0" in data else [line.removesuffix(b"\r") for line in data.split(b"\n")]
-    return [_slashes(os.fsdecode(line)) for line in lines if line]
-
-
-def _expanded(pattern: str) -> Sequence[str]:
-    """Return the arguments that a shell would have made of a pattern, sorted; anything else as it is."""
-    if not pattern:
-        raise InputError("an empty argument names no patches (an unset variable of the shell?)")
-    if not glob.has_magic(pattern) or os.path.lexists(pattern):
-        return [pattern]
-    found = sorted(_files_like(_slashes(pattern)) if "**" in pattern else glob.glob(pattern))  # noqa: PTH207
-    if not found:
-        raise InputError(f"{pattern}: no such file or folder, and as a pattern it matches nothing")
-    return found
-
-
-def _files_like(pattern: str) -> Iterator[str]:
-    """Find the files that match a pattern with `**`.
-
-    `glob` would go round in loops of links, pass by folders that it can't read, and name the folders that `**`
-    matches besides the files in them.
-    """
-    parts = pattern.split("/")
-    fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
-    top = "".join(f"{part}/" for part in parts[:fixed])
-    if not Path(top).is_dir():
-        return
-    for file in _walk(top or "."):
-        if file.endswith("/"):
-            raise InputError(f"{top}{file}: can't be read: mend it, or give a pattern of other folders")
-        if _is_like(file.split("/"), parts[fixed:]):
-            yield top + file
-
-
-def _is_like(path: Sequence[str], pattern: Sequence[str]) -> bool:
-    if not pattern or not path:
-        return not path and all(part == "**" for part in pattern)
-    hidden = path[0].startswith(".")
-    if pattern[0] == "**":
-        return _is_like(path, pattern[1:]) or (not hidden and _is_like(path[1:], pattern))
-    shown = not hidden or pattern[0].startswith(".")
-    return shown and fnmatch(path[0], pattern[0]) and _is_like(path[1:], pattern[1:])
-
-
-def _walk(top: str) -> Iterator[str]:
-    """Yield all files below a folder, relative to it and with `/`.
-
-    Links to folders are followed, but not back to a folder that they lie in. A folder that can't be listed is
-    yielded itself, with a `/` at its end.
-    """
-    waiting: list[tuple[str, tuple[tuple[int, int], ...]]] = [("", ())]
-    while waiting:
-        below, above = waiting.pop()
-        folder = Path(top, below)
-        try:
-            status = folder.stat()
-            here = (*above, (status.st_dev, status.st_ino))
-            if here[-1] in above:
-                _log.warning("%s: leads back to a folder that it lies in, and is not followed", folder)
-                continue
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    if _is_folder(entry):
-                        waiting.append((f"{below}{entry.name}/", here))
-                    else:
-                        yield below + entry.name
-        except OSError as error:
-            if not below:
-                raise InputError(f"{top}: can't be read ({error.strerror}): mend it, or name other folders") from error
-            _log.warning("%s: can't be read (%s), its patches are missing", folder, error.strerror)
-            yield below
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
+    return [slashes(os.fsdecode(line)) for line in lines if line]
 
 
 def read_csv(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
@@ -300,13 +255,16 @@ def read_csv(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
+            # Strict: a quote that is never closed would otherwise swallow the rows behind it.
+            reader = csv.DictReader(file, strict=True)
             missing = [name for name in columns if name not in (reader.fieldnames or ())]
             if missing:
                 raise InputError(f"{path}: has no column {missing[0]!r}")
-            for number, row in enumerate(reader, start=1):
-                if any(not row[name] for name in columns):
-                    raise InputError(f"{path}: row {number} is not complete")
+            for row in reader:
+                empty = [name for name in columns if not row[name]]
+                if empty:
+                    raise InputError(f"{path}: line {reader.line_num}: {empty[0]!r} is empty")
                 yield row
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: can't be read as CSV ({error})") from error
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: can't be read as CSV ({reason})") from error

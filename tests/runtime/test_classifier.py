@@ -247,8 +247,8 @@ def test_resize_is_only_done_when_it_was_asked_for(tiny: PatchClassifier, tmp_pa
         (np.zeros((1, 1, SIDE, SIDE, 3), np.uint8), "shape"),
         ([None], "NoneType"),
         ([3], "int"),
-        ("gone.png", r"gone\.png: can't be read"),
-        ([Path("gone.png")], r"gone\.png: can't be read"),
+        ("gone.png", r"gone\.png can't be read"),
+        ([Path("gone.png")], r"gone\.png can't be read"),
         ([Image.new("RGB", (5, 6))], "5x6"),
     ],
 )
@@ -343,7 +343,7 @@ def _letter(before: bytes, after: bytes) -> Callable[[Path], Path]:
 
 BROKEN = {
     "missing": (_missing, ModelNotFoundError, "histo-export"),
-    "a folder": (_folder, ModelNotFoundError, "histo-export"),
+    "a folder": (_folder, ModelFileError, "name the .onnx file"),
     "empty": (_empty, ModelFileError, "histo-export"),
     "a text": (_text, ModelFileError, "histo-export"),
     "truncated": (_truncated, ModelFileError, "histo-export"),

@@ -51,9 +51,9 @@ def score(*arguments: object, model: Path | None = SIGMOID, device: str = "cpu")
     return result
 
 
-def refused(result: Result) -> str:
-    """The one line of an error that could not be helped."""
-    assert result.exit_code == 1
+def refused(result: Result, code: int = 1) -> str:
+    """The one line of an error; wrong usage has code 2."""
+    assert result.exit_code == code
     assert result.stdout == ""
     lines = result.stderr.splitlines()
     assert lines[-1].startswith("histo-infer: ")
@@ -241,7 +241,8 @@ def test_a_name_that_is_no_utf_8_is_no_traceback(
     assert b"Traceback" not in done.stderr
     assert done.returncode == 0
     table = done.stdout if output == "-" else (tmp_path / output).read_bytes()
-    assert b"caf\xe9.png" in table
+    assert rb"caf\xe9.png" in table  # the four characters of an escape: the table itself is UTF-8
+    table.decode("utf-8")
 
 
 def test_tta_none_runs_one_view(folder: Path, tmp_path: Path, tiny: PatchClassifier, patches: np.ndarray) -> None:
@@ -388,7 +389,8 @@ def test_an_output_that_can_not_be_written_is_refused_before_any_work(
 ) -> None:
     Path("file").touch()
     Path("folder.csv").mkdir()
-    line = refused(score(folder, "-o", output, model=tmp_path / "gone.onnx"))
+    usage = not output.endswith(".csv")
+    line = refused(score(folder, "-o", output, model=tmp_path / "gone.onnx"), code=2 if usage else 1)
     assert output in line
     assert re.search(reason, line)
     assert names_in(tmp_path) == ["file", "folder.csv"]
@@ -412,8 +414,97 @@ def test_bad_input_is_one_line_that_names_it(folder: Path, tmp_path: Path, argum
     options = ["--model", str(SIGMOID)]
     result = CliRunner().invoke(infer, [*arguments, *options])
     assert isinstance(result.exception, SystemExit)
-    assert reason in refused(result)
+    assert reason in refused(result, code=2 if "--device" in arguments else 1)
     assert names_in(tmp_path) == ["empty"]
+
+
+@pytest.mark.parametrize("arguments", [["list.csv"], ["PATCHES", "--labels", "list.csv"]])
+def test_an_output_that_is_an_input_is_refused_even_with_overwrite(
+    folder: Path, tmp_path: Path, arguments: list[str]
+) -> None:
+    Path("list.csv").write_text(f"path,label\n{folder}/0/00.png,0\n")
+    before = Path("list.csv").read_bytes()
+    arguments = [str(folder) if argument == "PATCHES" else argument for argument in arguments]
+    assert "is an input" in refused(score(*arguments, "-o", tmp_path / "list.csv", "--overwrite"), code=2)
+    assert Path("list.csv").read_bytes() == before
+
+
+def test_kaggle_gives_the_positive_class_of_a_softmax_or_refuses(folder: Path) -> None:
+    assert "3 classes" in refused(score(folder, "--format", "kaggle", model=SOFTMAX))
+
+
+def test_kaggle_refuses_two_patches_with_one_id(tmp_path: Path, patches: np.ndarray) -> None:
+    for name in ("a", "b"):
+        Path(name).mkdir()
+        Image.fromarray(patches[0]).save(Path(name) / "same.png")
+    assert "'same'" in refused(score("a", "b", "--format", "kaggle"))
+    assert names_in(tmp_path) == ["a", "b"]
+
+
+def test_a_threshold_for_a_softmax_is_refused(folder: Path) -> None:
+    assert "largest class" in refused(score(folder, "--threshold", "0.9", model=SOFTMAX))
+
+
+def test_a_name_with_a_carriage_return_is_one_row(patches: np.ndarray) -> None:
+    Path("odd").mkdir()
+    Image.fromarray(patches[0]).save(Path("odd") / "cr\r.png")
+    score("odd")
+    with Path("predictions.csv").open(newline="", encoding="utf-8") as file:
+        assert [row["path"] for row in csv.DictReader(file)] == ["cr\r.png"]
+    assert [row["path"] for row in read_table(Path("predictions.csv"))] == ["cr\r.png"]
+
+
+def test_patches_that_are_named_twice_are_said_aloud(folder: Path) -> None:
+    assert "named twice" in score(folder, folder / "0").stderr
+
+
+def test_control_characters_of_names_stay_off_the_terminal(tmp_path: Path) -> None:
+    Path("odd").mkdir()
+    (tmp_path / "odd" / "\x1b[31mred\n.png").write_bytes(b"x")
+    result = score("odd")
+    assert "\x1b" not in result.stderr
+    assert "\\x1b[31mred\\n.png" in result.stderr
+
+
+def test_a_run_over_a_zip_counts_rows_of_every_member(tmp_path: Path, folder: Path) -> None:
+    import shutil
+
+    shutil.make_archive(str(tmp_path / "all"), "zip", folder)
+    score("all.zip", "-o", "zip.csv")
+    score(folder, "-o", "folder.csv")
+    in_zip, in_folder = read_table(tmp_path / "zip.csv"), read_table(tmp_path / "folder.csv")
+    assert [row["path"] for row in in_zip] == [f"all.zip/{row['path']}" for row in in_folder]
+    assert [row["probability"] for row in in_zip] == [row["probability"] for row in in_folder]
+
+
+def test_parquet_holds_the_same_table(folder: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow", reason="comes with the extra `formats`")
+    (folder / "broken.png").write_bytes(b"x")
+    try:
+        for output in ("one.csv", "two.parquet"):
+            score(folder, "-o", output, "--per-view", model=SOFTMAX)
+    finally:
+        (folder / "broken.png").unlink()
+    parquet, by_csv = pandas.read_parquet("two.parquet"), pandas.read_csv("one.csv", dtype={"error": str})
+    assert list(parquet.columns) == list(by_csv.columns)
+    assert parquet["probability"].dtype == np.float32
+    assert parquet["error"].notna().sum() == 1
+    for name in parquet.columns:
+        left, right = parquet[name].tolist(), by_csv[name].tolist()
+        for one, other in zip(left, right, strict=True):
+            assert (
+                one == pytest.approx(other, rel=1e-6, nan_ok=True)
+                if isinstance(one, float)
+                else one == other or (pandas.isna(one) and pandas.isna(other))
+            )
+
+
+def test_a_columns_per_view_hold_the_views(folder: Path, tmp_path: Path, tiny: PatchClassifier) -> None:
+    score(folder, "--per-view")
+    for row in read_table(tmp_path / "predictions.csv"):
+        views = tiny.predict(folder / row["path"]).view_probability[0]
+        np.testing.assert_allclose([float(row[f"view_{name}"]) for name in tiny.view_names], views, atol=1e-6)
 
 
 def test_a_missing_model_comes_with_its_remedy(folder: Path, tmp_path: Path) -> None:

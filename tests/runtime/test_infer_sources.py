@@ -148,5 +148,5 @@ def test_names_that_are_no_utf_8_survive_from_stdin_too(command: Run) -> None:
     done = command("infer", "-", *MODEL, input=stdin, text=False)
     assert done.returncode == 3
     assert b"Traceback" not in done.stderr
-    assert b"\nodd/caf\xe9.png," in Path("predictions.csv").read_bytes()
-    assert b"\ngone\xff.png,,,,0,can't be read" in Path("predictions.csv").read_bytes()
+    assert rb"odd/caf\xe9.png," in Path("predictions.csv").read_bytes()
+    assert rb"gone\xff.png,,,,0,can't be read" in Path("predictions.csv").read_bytes()

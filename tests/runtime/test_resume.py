@@ -225,3 +225,23 @@ def test_too_many_failures_stop_the_run(patches: Path, tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "--max-failures" in done.stderr.splitlines()[-1]
     assert not (tmp_path / "predictions.csv").exists()
+
+
+def test_inputs_that_vanish_as_a_whole_stop_the_run_and_it_goes_on_when_they_are_back(
+    patches: Path, whole: bytes, tmp_path: Path
+) -> None:
+    elsewhere = patches.with_name("elsewhere")
+    process = start(patches, tmp_path, "--workers", "1")
+    until = time.monotonic() + 60
+    while partial_blocks(tmp_path / "predictions.csv.partial") < 1 and time.monotonic() < until:
+        time.sleep(0.001)
+    patches.rename(elsewhere)
+    try:
+        stderr = process.communicate(timeout=60)[1]
+    finally:
+        elsewhere.rename(patches)
+    assert process.returncode == 1, stderr
+    assert "unmounted" in stderr.splitlines()[-1]
+    done = infer(patches, tmp_path)
+    assert done.returncode == 3, done.stderr
+    assert (tmp_path / "predictions.csv").read_bytes() == whole

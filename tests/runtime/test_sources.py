@@ -123,8 +123,8 @@ def test_odd_names_are_kept(tree: Path) -> None:
     [
         (b"", "column 'path'"),
         (b"id,label\n1,0\n", "column 'path'"),
-        (b"path,label\na.png,0\n,1\n", "row 2"),
-        (b"id,path\n1\n", "row 1"),
+        (b"path,label\na.png,0\n,1\n", "line 3"),
+        (b"id,path\n1\n", "line 2"),
         (b"path\n\xff\xfe.png\n", "UTF-8|utf-8"),
         (b"path\n" + b"x" * 200_000 + b"\n", "field"),
         (b"path\n", "no images"),
@@ -339,3 +339,19 @@ def test_100_000_inputs_take_less_than_200_bytes_each(monkeypatch: pytest.Monkey
     assert len(found) == 100_000 + len(arguments) - 1
     assert kept / len(found) < 120
     assert peak / len(found) < 200
+
+
+def test_a_folder_that_was_replaced_ends_the_run_instead_of_failing_every_patch(tmp_path: Path) -> None:
+    """What an unmounted share looks like: the path is there, and is another folder."""
+    folder = tmp_path / "share"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(b"x")
+    inputs = find_patches([str(folder)])
+    with pytest.raises(PatchError):
+        inputs.decode(0, 32)
+    folder.rename(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="share.*unmounted"):
+        inputs.decode(0, 32)
+    folder.mkdir()
+    with pytest.raises(InputError, match="share.*unmounted"):
+        inputs.decode(0, 32)
