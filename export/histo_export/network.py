@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from histo_runtime.errors import InputError, ModelFileError
+from histo_runtime.errors import InputError, ModelFileError, UsageError
 
 _KERAS_BATCH = 32
 # Probabilities are kept this far from 0 and 1 before their log-odds are taken: float32 has steps of 6e-8 below 1.
@@ -70,7 +70,7 @@ def as_network(model: Any, samples: NDArray[np.float32], activation: str | None 
     size, outputs = input_size(model), _output_units(model)
     expected = "sigmoid" if outputs == 1 else "softmax"
     if activation not in (None, expected):
-        raise InputError(f"a model with {_units(outputs)} has a {expected}, not a {activation}: leave --activation out")
+        raise UsageError(f"a model with {_units(outputs)} has a {expected}, not a {activation}: leave --activation out")
     head = _last_layer(model)
     own = getattr(getattr(head, "activation", None), "__name__", None)
     if own == "linear" and activation is not None:

@@ -157,10 +157,12 @@ def test_bad_input_is_one_line_and_leaves_nothing_behind(keras2_h5: Path, tmp_pa
         (str(keras2_h5), "out.onnx", "--classes", "a,b,c"): "--classes",
         (str(keras2_h5), "out.onnx", "--activation", "softmax"): "--activation",
         (str(keras2_h5), "out.onnx", "--verify", str(tmp_path)): "no images",
+        (str(keras2_h5), "out.txt"): "ends in .onnx",
     }
+    usage = ("--classes", "--activation", "ends in .onnx")
     for (source, target, *options), text in cases.items():
         result = run(tmp_path / source, tmp_path / target, *options)
-        assert result.exit_code == 1, result.output
+        assert result.exit_code == (2 if text in usage else 1), result.output
         assert_one_line(result, text)
         assert sorted(tmp_path.iterdir()) == before
 
@@ -265,3 +267,19 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(keras2_h5: Path, tmp_path: P
     assert "a.onnx: can't be written" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_model_itself_is_never_overwritten(keras2_h5: Path, tmp_path: Path) -> None:
+    source = tmp_path / "model.onnx"  # whatever it is called
+    source.write_bytes(keras2_h5.read_bytes())
+    result = run(source, source, "--overwrite")
+    assert result.exit_code == 2
+    assert_one_line(result, "the model itself")
+    assert source.read_bytes() == keras2_h5.read_bytes()
+
+
+def test_a_name_that_contradicts_the_content_is_a_line_with_the_remedy(keras3_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "named.h5").write_bytes(keras3_file.read_bytes())
+    result = run(tmp_path / "named.h5", tmp_path / "a.onnx")
+    assert result.exit_code == 1
+    assert_one_line(result, "rename it to named.keras")
