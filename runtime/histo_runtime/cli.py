@@ -16,7 +16,7 @@ from histo_runtime.errors import UsageError
 
 if TYPE_CHECKING:
     from histo_runtime.doctor import Check
-    from histo_runtime.scoring import Summary
+    from histo_runtime.run_record import Summary
 
 _MODEL_VARIABLE = "HISTO_MODEL"
 _DEFAULT_MODEL = "model.onnx"
@@ -118,7 +118,8 @@ def infer(
     from histo_runtime.classifier import PatchClassifier
     from histo_runtime.labels import read_labels
     from histo_runtime.results import STDOUT, check_free, check_kaggle, check_table, partial_path
-    from histo_runtime.scoring import RunOptions, score, settings_of
+    from histo_runtime.run_record import RunOptions, settings_of
+    from histo_runtime.scoring import score
     from histo_runtime.sources import find_patches
 
     if as_json and output == STDOUT:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import platform
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from histo_runtime import __version__
-from histo_runtime.classifier import PatchClassifier, default_workers
+from histo_runtime.classifier import PatchClassifier
 from histo_runtime.command import say
-from histo_runtime.device import import_onnxruntime
 from histo_runtime.errors import HistoError, OutputError
 from histo_runtime.journal import Journal, read_manifest
 from histo_runtime.lock import locked
@@ -37,70 +34,9 @@ from histo_runtime.results import (
     write_run,
     write_table,
 )
+from histo_runtime.run_record import RunOptions, Summary, run_manifest, run_record
 from histo_runtime.sources import PatchInputs
 from histo_runtime.tally import Colour, Tally
-
-_BLOCK_PATCHES = 256  # what a crash may cost, in patches, at most
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """Settings of a run that are not the classifier's own."""
-
-    output: str
-    table_format: str = "table"
-    tta: str = "full"
-    per_view: bool = False
-    workers: int | None = None
-    max_failures: int | None = None
-    overwrite: bool = False
-    quiet: bool = False
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What a run came to."""
-
-    tally: Tally
-    seconds: float
-    scored_now: int
-    patches_per_second: float
-    metrics: Mapping[str, Any] | None
-
-    def to_dict(self, output: str) -> dict[str, Any]:
-        """Return the summary as a JSON object; `output` is where the table went."""
-        return {
-            "output": output,
-            "done": self.tally.done,
-            "failed": self.tally.failed,
-            "blank": self.tally.colour.blank,
-            "seconds": round(self.seconds, 3),
-            "patches_per_second": round(self.patches_per_second, 3),
-            "metrics": self.metrics,
-        }
-
-
-@dataclass(frozen=True)
-class Unfinished:
-    """Settings of an unfinished run that a command without them takes over: they decide the last bits."""
-
-    batch_size: int | None = None
-    threads: int | None = None
-
-
-def settings_of(output: str) -> Unfinished:
-    """Return the settings of the unfinished run beside an output, if there is one."""
-    if output == STDOUT:
-        return Unfinished()
-    found = read_manifest(partial_path(output), overwrite=True) or {}
-    numbers = (found.get(name) for name in ("batch_size", "threads"))
-    return Unfinished(*(value if isinstance(value, int) and value > 0 else None for value in numbers))
-
-
-def block_patches(classifier: PatchClassifier, tta: str) -> int:
-    """Patches a block: whole batches, so that a continued run cuts its batches where an uninterrupted one does."""
-    batch = classifier.batch_patches(tta)
-    return batch * -(-_BLOCK_PATCHES // batch)
 
 
 def score(
@@ -133,6 +69,10 @@ class _Run:
     tally: Tally
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
 
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        return run_manifest(self.classifier, self.inputs, self.options)
+
     @property
     def table(self) -> Table:
         views = range(1 if self.options.tta == "none" else len(self.classifier.card.views))
@@ -153,7 +93,8 @@ class _Run:
         path = partial_path(self.options.output)
         with locked(Path(self.options.output)):
             self._make_way(path)
-            with Journal(path, self.manifest()) as journal:
+            with Journal(path, self.manifest) as journal:
+                self._refuse_existing(journal)
                 try:
                     summary = self._finish(journal)
                 except KeyboardInterrupt:
@@ -168,7 +109,7 @@ class _Run:
             path.unlink(missing_ok=True)
             check_free(self.options.output, overwrite=self.options.overwrite)
             return
-        wanted = self.manifest()
+        wanted = self.manifest
         different = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
         if not different:
             return
@@ -179,6 +120,12 @@ class _Run:
             )
         say(f"dropping {path}, an unfinished run with another {', '.join(different)}")
         path.unlink()
+
+    def _refuse_existing(self, journal: Journal) -> None:
+        """An output that was there before the run stays; one beside a whole journal is this run's own, cut off last."""
+        whole = journal.blocks * self.manifest["block"] >= len(self.inputs)
+        if not whole:
+            check_free(self.options.output, overwrite=self.options.overwrite)
 
     def _take_over(self, journal: Journal) -> None:
         for data, facts in zip(journal.data(), journal.facts(), strict=True):
@@ -194,30 +141,14 @@ class _Run:
             for rows, colour in self._blocks(journal.blocks, progress):
                 journal.commit(rows, colour.to_dict())
         summary = self._summary(progress)
-        write_run(self.options.output, self._record(summary))
+        write_run(self.options.output, run_record(self.classifier, self.options, self.manifest, summary, self.started))
         write_table(self.options.output, self.options.table_format, self.table, journal.data())
         return summary
 
-    def manifest(self) -> dict[str, Any]:
-        """What must be the same for a run to be continued."""
-        return {
-            "model": self.classifier.sha256,
-            "inputs": {"count": len(self.inputs.names), "sha256": _names_sha256(self.inputs.names)},
-            "block": block_patches(self.classifier, self.options.tta),
-            "batch_size": self.classifier.batch_size,
-            "threads": self.classifier.threads,
-            "device": self.classifier.device,
-            "onnxruntime": import_onnxruntime().__version__,
-            "tta": self.options.tta,
-            "per_view": self.options.per_view,
-            "threshold": self.classifier.threshold,
-            "resize": self.classifier.resize,
-        }
-
     def _blocks(self, done_blocks: int, progress: Progress) -> Iterator[tuple[bytes, Colour]]:
         """Score block after block; yields its rows as CSV and the colour of its patches."""
-        block = block_patches(self.classifier, self.options.tta)
-        positions = range(done_blocks * block, len(self.inputs.names))
+        block = self.manifest["block"]
+        positions = range(done_blocks * block, len(self.inputs))
         batches = self.classifier.batches(positions, self._decode, tta=self.options.tta, workers=self.options.workers)
         rows: list[list[str]] = []
         colour = Colour()
@@ -263,57 +194,12 @@ class _Run:
 
     def _progress(self) -> Progress:
         done = self.tally.done + self.tally.failed
-        return Progress(len(self.inputs.names), done=done, failed=self.tally.failed, quiet=self.options.quiet)
+        return Progress(len(self.inputs), done=done, failed=self.tally.failed, quiet=self.options.quiet)
 
     def _how_to_go_on(self, journal: Journal) -> str:
-        kept = min(journal.blocks * block_patches(self.classifier, self.options.tta), len(self.inputs.names))
+        kept = min(journal.blocks * self.manifest["block"], len(self.inputs))
         command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-        return f"interrupted: {kept} of {len(self.inputs.names)} patches are kept; go on with: {command}"
+        return f"interrupted: {kept} of {len(self.inputs)} patches are kept; go on with: {command}"
 
     def _summary(self, progress: Progress) -> Summary:
         return Summary(self.tally, progress.elapsed, progress.counted, progress.rate, self.tally.metrics())
-
-    def _record(self, summary: Summary) -> dict[str, Any]:
-        manifest = self.manifest()
-        settings = ("tta", "per_view", "threshold", "resize", "batch_size", "threads", "block")
-        counts = {"inputs": len(self.inputs.names), "done": self.tally.done, "failed": self.tally.failed}
-        return {
-            "schema": 1,
-            "model": {
-                "path": str(self.classifier.model),
-                "sha256": manifest["model"],
-                "card": self.classifier.card.replace(golden=()).to_dict(),
-            },
-            "settings": {
-                "format": self.options.table_format,
-                "workers": self.options.workers or default_workers(),
-                **{name: manifest[name] for name in settings},
-            },
-            "inputs": manifest["inputs"],
-            "versions": {
-                "histo-edge": __version__,
-                "onnxruntime": manifest["onnxruntime"],
-                "numpy": np.__version__,
-                "python": platform.python_version(),
-                "system": platform.platform(),
-            },
-            "device": self.classifier.device,
-            "counts": {**counts, "blank": self.tally.colour.blank},
-            "colour": {
-                "mean": self.tally.colour.mean.round(3).tolist(),
-                "std": self.tally.colour.std.round(3).tolist(),
-            },
-            "started": self.started.isoformat(timespec="seconds"),
-            "seconds": round(summary.seconds, 3),
-            "patches_per_second": round(summary.patches_per_second, 3),
-            "continued_after": counts["inputs"] - summary.scored_now,
-            "metrics": summary.metrics,
-            "failures": [{"path": name, "error": error} for name, error in self.tally.failures],
-        }
-
-
-def _names_sha256(names: Sequence[str]) -> str:
-    digest = hashlib.sha256()
-    for name in names:
-        digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
-    return digest.hexdigest()

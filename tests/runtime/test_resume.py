@@ -245,3 +245,16 @@ def test_inputs_that_vanish_as_a_whole_stop_the_run_and_it_goes_on_when_they_are
     done = infer(patches, tmp_path)
     assert done.returncode == 3, done.stderr
     assert (tmp_path / "predictions.csv").read_bytes() == whole
+
+
+def test_an_old_output_is_safe_from_a_continued_run_without_overwrite(
+    patches: Path, whole: bytes, tmp_path: Path
+) -> None:
+    (tmp_path / "predictions.csv").write_text("old\n")
+    interrupted(patches, tmp_path, "--overwrite")
+    refused = infer(patches, tmp_path)
+    assert refused.returncode == 1
+    assert "exists already" in refused.stderr.splitlines()[-1]
+    assert (tmp_path / "predictions.csv").read_text() == "old\n"
+    assert infer(patches, tmp_path, "--overwrite").returncode == 3
+    assert (tmp_path / "predictions.csv").read_bytes() == whole

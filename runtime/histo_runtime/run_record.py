@@ -1,0 +1,152 @@
+"""What a run is told, what must stay the same for it to be continued, and what it says of itself afterwards."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+
+from histo_runtime import __version__
+from histo_runtime.classifier import PatchClassifier, default_workers
+from histo_runtime.device import import_onnxruntime
+from histo_runtime.journal import read_manifest
+from histo_runtime.results import STDOUT, partial_path
+from histo_runtime.sources import PatchInputs
+from histo_runtime.tally import Tally
+
+_BLOCK_PATCHES = 256  # what a crash may cost, in patches, at most
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Settings of a run that are not the classifier's own."""
+
+    output: str
+    table_format: str = "table"
+    tta: str = "full"
+    per_view: bool = False
+    workers: int | None = None
+    max_failures: int | None = None
+    overwrite: bool = False
+    quiet: bool = False
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run came to."""
+
+    tally: Tally
+    seconds: float
+    scored_now: int
+    patches_per_second: float
+    metrics: Mapping[str, Any] | None
+
+    def to_dict(self, output: str) -> dict[str, Any]:
+        """Return the summary as a JSON object; `output` is where the table went."""
+        return {
+            "output": output,
+            "done": self.tally.done,
+            "failed": self.tally.failed,
+            "blank": self.tally.colour.blank,
+            "seconds": round(self.seconds, 3),
+            "patches_per_second": round(self.patches_per_second, 3),
+            "metrics": self.metrics,
+        }
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """Settings of an unfinished run that a command without them takes over: they decide the last bits."""
+
+    batch_size: int | None = None
+    threads: int | None = None
+
+
+def settings_of(output: str) -> Unfinished:
+    """Return the settings of the unfinished run beside an output, if there is one."""
+    if output == STDOUT:
+        return Unfinished()
+    found = read_manifest(partial_path(output), overwrite=True) or {}
+    numbers = (found.get(name) for name in ("batch_size", "threads"))
+    return Unfinished(*(value if isinstance(value, int) and value > 0 else None for value in numbers))
+
+
+def block_patches(classifier: PatchClassifier, tta: str) -> int:
+    """Patches a block: whole batches, so that a continued run cuts its batches where an uninterrupted one does."""
+    batch = classifier.batch_patches(tta)
+    return batch * -(-_BLOCK_PATCHES // batch)
+
+
+def run_manifest(classifier: PatchClassifier, inputs: PatchInputs, options: RunOptions) -> dict[str, Any]:
+    """Return what must be the same for a run to be continued."""
+    return {
+        "model": classifier.sha256,
+        "inputs": {"count": len(inputs.names), "sha256": _names_sha256(inputs.names)},
+        "block": block_patches(classifier, options.tta),
+        "batch_size": classifier.batch_size,
+        "threads": classifier.threads,
+        "device": classifier.device,
+        "onnxruntime": import_onnxruntime().__version__,
+        "tta": options.tta,
+        "per_view": options.per_view,
+        "threshold": classifier.threshold,
+        "resize": classifier.resize,
+    }
+
+
+def run_record(
+    classifier: PatchClassifier,
+    options: RunOptions,
+    manifest: Mapping[str, Any],
+    summary: Summary,
+    started: datetime,
+) -> dict[str, Any]:
+    """Return the record of a finished run, for `NAME.run.json`."""
+    settings = ("tta", "per_view", "threshold", "resize", "batch_size", "threads", "block")
+    tally = summary.tally
+    counts = {"inputs": tally.done + tally.failed, "done": tally.done, "failed": tally.failed}
+    return {
+        "schema": 1,
+        "model": {
+            "path": str(classifier.model),
+            "sha256": manifest["model"],
+            "card": classifier.card.replace(golden=()).to_dict(),
+        },
+        "settings": {
+            "format": options.table_format,
+            "workers": options.workers or default_workers(),
+            **{name: manifest[name] for name in settings},
+        },
+        "inputs": manifest["inputs"],
+        "versions": {
+            "histo-edge": __version__,
+            "onnxruntime": manifest["onnxruntime"],
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+            "system": platform.platform(),
+        },
+        "device": classifier.device,
+        "counts": {**counts, "blank": tally.colour.blank},
+        "colour": {
+            "mean": tally.colour.mean.round(3).tolist(),
+            "std": tally.colour.std.round(3).tolist(),
+        },
+        "started": started.isoformat(timespec="seconds"),
+        "seconds": round(summary.seconds, 3),
+        "patches_per_second": round(summary.patches_per_second, 3),
+        "continued_after": counts["inputs"] - summary.scored_now,
+        "metrics": summary.metrics,
+        "failures": [{"path": name, "error": error} for name, error in tally.failures],
+    }
+
+
+def _names_sha256(names: Sequence[str]) -> str:
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
+    return digest.hexdigest()
