@@ -6,6 +6,8 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Iterable
+from itertools import islice
+from operator import eq
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -132,7 +134,7 @@ def infer(
     found = find_patches(patches)
     if found.others:
         inform(f"{found.others} files are no images by their suffix and are left out")
-    twice = len(found) - len(set(found.names))
+    twice = sum(map(eq, found.names, islice(found.names, 1, None)))  # they are sorted
     if twice:
         say(f"warning: {twice} patches are named twice, and are scored and counted twice")
     unfinished = settings_of(output)

@@ -1,6 +1,6 @@
 """Which patches a command line means, and what each is called: folders, files, patterns, stdin, CSV, zip and HDF5.
 
-300,000 inputs are a list of names and four bytes each: what kind of place a name stands for is known once for all
+300,000 inputs are their names and twelve bytes each: what kind of place a name stands for is known once for all
 the names of an argument.
 """
 
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from histo_runtime.containers import Hdf5Patches, Slices, ZipPatches
 from histo_runtime.errors import InputError, PatchError
 from histo_runtime.listing import expanded, slashes, walk
+from histo_runtime.names import Names
 from histo_runtime.patches import IMAGE_SUFFIXES, is_image_name, read_patch
 
 STDIN = "-"
@@ -50,7 +51,7 @@ class PatchInputs:
         labels: name -> label, of CSV manifests with a `label` column; a name with two different labels has none.
     """
 
-    names: list[str]
+    names: Names
     others: int
     labels: dict[str, str]
     _numbers: array[int]  # of each name: its position as it was listed
@@ -175,7 +176,7 @@ class _Listing:
     def sorted(self) -> PatchInputs:
         """Return the inputs in the order of the output."""
         order = array("I", sorted(range(len(self.names)), key=self.names.__getitem__))
-        names = [self.names[number] for number in order]
+        names = Names(self.names[number] for number in order)
         return PatchInputs(names, self.others, self.labels, order, self._sources, self._starts, self._anchors)
 
     def _extend(self, source: _Source, names: Iterable[str], anchor: str | None = None) -> None:
