@@ -323,8 +323,8 @@ def test_the_id_of_a_patch_tells_the_rows_of_hdf5_apart(name: str, expected: str
 
 @pytest.mark.parametrize("arguments", [["big"], ["big", "a/2.png"]])
 @pytest.mark.usefixtures("tree")
-def test_100_000_inputs_take_less_than_200_bytes_each(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> None:
-    """The names are as long as Kaggle's; 49 bytes of the string object, 44 of text, 8 and 4 to keep it in order."""
+def test_100_000_inputs_keep_little_more_than_their_names(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> None:
+    """The names are as long as Kaggle's: 44 bytes of text, 8 and 4 to find it. While they are sorted they are objects."""
     Path("big").mkdir()
 
     @contextmanager
@@ -337,8 +337,8 @@ def test_100_000_inputs_take_less_than_200_bytes_each(monkeypatch: pytest.Monkey
     kept, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(found) == 100_000 + len(arguments) - 1
-    assert kept / len(found) < 120
-    assert peak / len(found) < 200
+    assert kept / len(found) < 60
+    assert peak / len(found) < 230
 
 
 def test_a_folder_that_was_replaced_ends_the_run_instead_of_failing_every_patch(tmp_path: Path) -> None:
