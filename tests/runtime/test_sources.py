@@ -323,8 +323,10 @@ def test_the_id_of_a_patch_tells_the_rows_of_hdf5_apart(name: str, expected: str
 
 @pytest.mark.parametrize("arguments", [["big"], ["big", "a/2.png"]])
 @pytest.mark.usefixtures("tree")
-def test_100_000_inputs_keep_little_more_than_their_names(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> None:
-    """The names are as long as Kaggle's: 44 bytes of text, 8 and 4 to find it. While they are sorted they are objects."""
+def test_100_000_inputs_cost_little_more_than_their_names(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    """The names are as long as Kaggle's: 44 bytes, 8 and 4 to find them; objects only while they are sorted."""
     Path("big").mkdir()
 
     @contextmanager
@@ -337,7 +339,7 @@ def test_100_000_inputs_keep_little_more_than_their_names(monkeypatch: pytest.Mo
     kept, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(found) == 100_000 + len(arguments) - 1
-    assert kept / len(found) < 60
+    assert kept / len(found) < 70
     assert peak / len(found) < 230
 
 
