@@ -218,9 +218,9 @@ def _report(summary: Summary, output: str, inform: Callable[[str], None], *, as_
         say(f"failed: {name} {reason}")
     if tally.failed > _FAILURES_SHOWN:
         say(f"... and {tally.failed - _FAILURES_SHOWN} more, see the error column")
-    far = tally.colour.far_from(tally.card)
-    if far:
-        say(f"warning: {far}")
+    unlike = tally.colour.unlike(tally.card.colour)
+    if unlike:
+        say(f"warning: {unlike}")
     where = "" if output == STDOUT else f" -> {output}"
     blank = f", {tally.colour.blank} blank" if tally.colour.blank else ""
     inform(f"{tally.done} done, {tally.failed} failed{blank}, {summary.patches_per_second:.1f} patches/s{where}")

@@ -132,10 +132,7 @@ def run_record(
         },
         "device": classifier.device,
         "counts": {**counts, "blank": tally.colour.blank},
-        "colour": {
-            "mean": tally.colour.mean.round(3).tolist(),
-            "std": tally.colour.std.round(3).tolist(),
-        },
+        "colour": tally.colour.to_card(),
         "started": started.isoformat(timespec="seconds"),
         "seconds": round(summary.seconds, 3),
         "patches_per_second": round(summary.patches_per_second, 3),

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histo_runtime.classifier import PatchClassifier
+from histo_runtime.colour import Colour
 from histo_runtime.command import say
 from histo_runtime.errors import HistoError, OutputError
 from histo_runtime.journal import Journal, read_manifest
@@ -36,7 +37,7 @@ from histo_runtime.results import (
 )
 from histo_runtime.run_record import RunOptions, Summary, run_manifest, run_record
 from histo_runtime.sources import PatchInputs
-from histo_runtime.tally import Colour, Tally
+from histo_runtime.tally import Tally
 
 
 def score(
@@ -139,7 +140,7 @@ class _Run:
         self._take_over(journal)
         with self._progress() as progress:
             for rows, colour in self._blocks(journal.blocks, progress):
-                journal.commit(rows, colour.to_dict())
+                journal.commit(rows, colour.sums())
         summary = self._summary(progress)
         write_run(self.options.output, run_record(self.classifier, self.options, self.manifest, summary, self.started))
         write_table(self.options.output, self.options.table_format, self.table, journal.data())
@@ -160,11 +161,11 @@ class _Run:
             self._count(new, progress)
             rows += new
             if len(rows) == block:
-                self.tally.colour.merge(colour.to_dict())
+                self.tally.colour.merge(colour.sums())
                 yield encode(rows), colour
                 rows, colour = [], Colour()
         if rows:
-            self.tally.colour.merge(colour.to_dict())
+            self.tally.colour.merge(colour.sums())
             yield encode(rows), colour
 
     def _decode(self, position: int) -> NDArray[np.uint8]:

@@ -133,12 +133,12 @@ class TestPixels:
         np.testing.assert_array_equal(pixels, drawn[order])
         np.testing.assert_array_equal(loaded, labels[order])
 
-    def test_colour_statistics_are_those_of_all_pixels(self) -> None:
+    def test_colour_statistics_are_those_of_every_fourth_row_and_column(self) -> None:
         pixels, labels = synthetic_patches(300)
         patches = Patches(pixels, labels, np.array(["x"] * 300), np.arange(5, 290))
         colour = colour_statistics(patches)
-        np.testing.assert_allclose(colour["mean"], pixels[5:290].mean(axis=(0, 1, 2)), atol=1e-3)
-        np.testing.assert_allclose(colour["std"], pixels[5:290].std(axis=(0, 1, 2)), atol=1e-3)
+        np.testing.assert_allclose(colour["mean"], pixels[5:290, ::4, ::4].mean(axis=(0, 1, 2)), atol=1e-3)
+        np.testing.assert_allclose(colour["std"], pixels[5:290, ::4, ::4].std(axis=(0, 1, 2)), atol=1e-3)
 
 
 class TestSplit:

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from histo_runtime.colour import Colour
 from histo_runtime.command import say
 from histo_runtime.errors import InputError, PatchError
 from histo_runtime.patches import read_patch
@@ -196,14 +198,9 @@ def check_disjoint(train: Patches, valid: Patches) -> None:
         )
 
 
-def colour_statistics(patches: Patches) -> dict[str, list[float]]:
-    """Mean and standard deviation of red, green and blue over all pixels, on the 0-255 scale."""
-    total, squares, pixels = np.zeros(3), np.zeros(3), 0
+def colour_statistics(patches: Patches) -> dict[str, Any]:
+    """Return the colour of the patches as a card holds it."""
+    colour = Colour()
     for first in range(0, len(patches), 256):  # in pieces: a float copy of everything may not fit in memory
-        block = patches.take(slice(first, first + 256))[0].reshape(-1, 3).astype(np.float64)
-        total += block.sum(axis=0)
-        squares += (block**2).sum(axis=0)
-        pixels += len(block)
-    mean = total / pixels
-    std = np.sqrt(np.maximum(squares / pixels - mean**2, 0))
-    return {"mean": mean.round(3).tolist(), "std": std.round(3).tolist()}
+        colour.add(patches.take(slice(first, first + 256))[0])
+    return colour.to_card()
