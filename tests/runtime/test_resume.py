@@ -83,11 +83,15 @@ def test_kills_at_random_moments_lose_nothing_and_change_nothing(patches: Path, 
     for attempt in range(kills):
         folder = tmp_path / str(attempt)
         folder.mkdir()
-        process = start(patches, folder)
-        time.sleep(rng.uniform(0.1, 1.6))
+        process = start(patches, folder, "--workers", "1")
+        partial = folder / "predictions.csv.partial"
+        # Every third from the start on, the others once the journal is there: a busy machine is slow to get that far.
+        until = time.monotonic() + (60 if attempt % 3 else 0)
+        while not partial.exists() and process.poll() is None and time.monotonic() < until:
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0, 1.5 if until > time.monotonic() else 1.0))
         process.kill()
         process.communicate()
-        partial = folder / "predictions.csv.partial"
         went_on += partial_blocks(partial) > 0
         if (folder / "predictions.csv").exists() and not partial.exists():
             assert (folder / "predictions.csv").read_bytes() == whole
