@@ -149,11 +149,6 @@ class ModelCard:
         """Return a validated copy with some fields changed."""
         return replace(self, **changes)
 
-    @property
-    def positive_class(self) -> str:
-        """Name of the class whose probability a sigmoid gives."""
-        return self.classes[-1]
-
 
 def default_label_rule(activation: str) -> str:
     """Say in words how a label follows from the output."""

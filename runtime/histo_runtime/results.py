@@ -20,7 +20,6 @@ from histo_runtime.sources import patch_id
 from histo_runtime.views import view_name
 
 STDOUT = "-"
-FORMATS = ("table", "kaggle")
 _CSV, _PARQUET = ".csv", ".parquet"
 COLUMNS = ("path", "label", "probability", "std", "views", "error")
 _NOT_NUMBERS = ("path", "label", "error")
