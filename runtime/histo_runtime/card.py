@@ -42,7 +42,7 @@ class ModelCard:
         temperature: divides the logits inside the graph.
         colour: `{"mean": [R, G, B], "std": [R, G, B]}` on the 0-255 scale, or None.
         views: names in order; an affine view is an object with its matrix.
-        adaptive: the calibrated stopping margin, or None.
+        adaptive: the calibrated stopping margins, `{"stages": [{"views": 1, "margin": 2.5}, ...]}`, or None.
         metrics: objects with split, n, value, interval. parity: largest differences against Keras.
         golden: objects with `png` (base64), `keras_probability` and `probability` (this file's own).
 

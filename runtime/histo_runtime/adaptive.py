@@ -1,0 +1,75 @@
+"""When a few views are enough: the stopping margins of adaptive test-time augmentation, as the card holds them.
+
+A patch is scored under its first views; where the mean logit lies further from the threshold than the stage's
+margin, the views that are left can't be expected to change its label and are not run. The margins are measured at
+export, for the card's own threshold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from histo_runtime.errors import CardError
+
+# float32 probabilities end 6e-8 from 1; further out a logit would be rounding.
+_FLOOR = 1e-7
+
+
+@dataclass(frozen=True)
+class Stage:
+    """After the first `views` views a patch is done when its lead (`lead`) is above `margin`, in logits."""
+
+    views: int
+    margin: float
+
+
+def read_stages(adaptive: Mapping[str, Any], views: int) -> tuple[Stage, ...]:
+    """Read the stages of a card's `adaptive` object for a model of `views` views.
+
+    Raises:
+        CardError: no stages, view counts that do not grow or leave none for later, or a margin that is no number.
+    """
+    stages = adaptive.get("stages")
+    if not isinstance(stages, list | tuple) or not stages:
+        raise CardError("card: 'adaptive' must hold a list 'stages' of objects with views and margin")
+    read = tuple(_read_stage(stage) for stage in stages)
+    counts = [0, *(stage.views for stage in read), views]
+    if any(after <= before for before, after in pairwise(counts)):
+        raise CardError(f"card: the stages of 'adaptive' must grow from 1 to fewer than {views} views")
+    return read
+
+
+def lead(view_probability: NDArray[np.floating[Any]], activation: str, threshold: float) -> NDArray[np.float64]:
+    """How far patches are from another label, in logits.
+
+    Args:
+        view_probability: `[N, V]` of a sigmoid, `[N, V, C]` of a softmax.
+        activation: "sigmoid" or "softmax".
+        threshold: of the sigmoid; a softmax has none.
+
+    Returns:
+        float64 `[N]`. Sigmoid: |mean over views of log(p / (1 - p)) - the threshold's|. Softmax: mean log-probability
+        of the first class minus that of the second.
+    """
+    probability = np.asarray(view_probability, np.float64).clip(_FLOOR, 1 - _FLOOR)
+    if activation == "sigmoid":
+        mean = (np.log(probability) - np.log1p(-probability)).mean(axis=1)
+        at = float(np.clip(threshold, _FLOOR, 1 - _FLOOR))
+        return np.asarray(np.abs(mean - (np.log(at) - np.log1p(-at))), np.float64)
+    ordered = np.sort(np.log(probability).mean(axis=1), axis=1)
+    return np.asarray(ordered[:, -1] - ordered[:, -2], np.float64)
+
+
+def _read_stage(stage: Any) -> Stage:
+    views, margin = (stage.get("views"), stage.get("margin")) if isinstance(stage, Mapping) else (None, None)
+    whole = isinstance(views, int) and not isinstance(views, bool)
+    number = isinstance(margin, int | float) and not isinstance(margin, bool) and 0 <= margin < np.inf
+    if not whole or not number:
+        raise CardError("card: a stage of 'adaptive' must be an object with a whole number views and a margin >= 0")
+    return Stage(views, float(margin))  # type: ignore[arg-type]
