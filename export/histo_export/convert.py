@@ -8,7 +8,7 @@ from typing import Any
 import onnx
 
 from histo_export.network import PROBABILITY_FLOOR, Network
-from histo_export.tensorflow import import_tensorflow, import_tf2onnx
+from histo_export.tensorflow import give_memory_back, import_tensorflow, import_tf2onnx
 from histo_runtime.errors import ModelFileError
 
 OPSET = 18
@@ -43,6 +43,7 @@ def to_core(network: Network) -> onnx.ModelProto:
         raise ModelFileError(f"the model can't be converted to ONNX ({reason})") from error
     core.ir_version = IR_VERSION
     _check_core(core)
+    give_memory_back()
     return core
 
 
