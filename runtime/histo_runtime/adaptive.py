@@ -16,9 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histo_runtime.errors import CardError
-
-# float32 probabilities end 6e-8 from 1; further out a logit would be rounding.
-_FLOOR = 1e-7
+from histo_runtime.views import logits_of
 
 
 @dataclass(frozen=True)
@@ -57,12 +55,10 @@ def lead(view_probability: NDArray[np.floating[Any]], activation: str, threshold
         float64 `[N]`. Sigmoid: |mean over views of log(p / (1 - p)) - the threshold's|. Softmax: mean log-probability
         of the first class minus that of the second.
     """
-    probability = np.asarray(view_probability, np.float64).clip(_FLOOR, 1 - _FLOOR)
+    mean = logits_of(view_probability, activation).mean(axis=1)
     if activation == "sigmoid":
-        mean = (np.log(probability) - np.log1p(-probability)).mean(axis=1)
-        at = float(np.clip(threshold, _FLOOR, 1 - _FLOOR))
-        return np.asarray(np.abs(mean - (np.log(at) - np.log1p(-at))), np.float64)
-    ordered = np.sort(np.log(probability).mean(axis=1), axis=1)
+        return np.asarray(np.abs(mean - logits_of(np.array(threshold), activation)), np.float64)
+    ordered = np.sort(mean, axis=1)
     return np.asarray(ordered[:, -1] - ordered[:, -2], np.float64)
 
 

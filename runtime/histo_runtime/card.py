@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from histo_runtime.adaptive import read_stages
 from histo_runtime.errors import CardError, InputError
 from histo_runtime.views import MERGES, POLICIES, check_views
 
@@ -102,6 +103,8 @@ class ModelCard:
         known = POLICIES.get(self.policy)
         if known is not None and self.views != known:
             raise CardError(f"card: 'views' of policy {self.policy!r} must be {', '.join(known)}")
+        if self.adaptive is not None:
+            read_stages(self.adaptive, len(self.views))
         clash = sorted(set(self.extra) & set(_NAMES))
         if clash:
             raise CardError(f"card: 'extra' repeats the key {clash[0]!r}")

@@ -13,18 +13,21 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from histo_runtime.adaptive import Stage, lead, read_stages
 from histo_runtime.card import METADATA_KEY, ModelCard
 from histo_runtime.checksum import sha256_of
 from histo_runtime.device import open_session, quiet_run_options, run_failed, usable_threads
 from histo_runtime.errors import CardError, InputError, ModelFileError, ModelNotFoundError, PatchError, UsageError
 from histo_runtime.patches import patch_from_image, read_patch
 from histo_runtime.pipeline import Batch, overlapped
-from histo_runtime.predictions import Prediction, Predictions, interpret
-from histo_runtime.views import view_name
+from histo_runtime.predictions import Prediction, Predictions, interpret, over_views
+from histo_runtime.staged import block_patches, run_stages
+from histo_runtime.views import merge_probabilities, view_name
 
 Item = TypeVar("Item")
+_Scores: TypeAlias = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]
 PatchLike: TypeAlias = NDArray[np.uint8] | str | Path | Image.Image
-TTA = ("full", "none")
+TTA = ("full", "adaptive", "none")
 # Counted in views. On a CPU more gains nothing and only holds memory (2.4 MB a view in VGG19's first layer
 # alone); on a GPU the matrix units need hundreds.
 _BATCH_VIEWS = {"cpu": 32, "cuda": 256}
@@ -128,23 +131,22 @@ class PatchClassifier:
         Args:
             patches: uint8 `[N, H, W, 3]`, or a sequence of paths, PIL images or arrays `[H, W, 3]`; one patch
                 alone counts as N = 1.
-            tta: "full" runs every view of the model, "none" the first one only.
+            tta: "full" runs every view of the model, "none" the first one only, "adaptive" the first ones and the
+                others where they could change the label, by the margins of the card.
 
         Raises:
             PatchError: a patch can't be read or does not fit; `stream` reports such patches instead.
+            InputError: adaptive augmentation of a model whose card has no margins, or for another threshold.
         """
+        self.check_tta(tta)
         batch = self._as_batch(patches)
-        view_indices = self._view_indices(tta)
-        step = self.batch_patches(tta)
         run_options = quiet_run_options()
-        parts = [self._infer(batch[i : i + step], view_indices, run_options) for i in range(0, len(batch), step)]
-        names = tuple(self.view_names[i] for i in view_indices)
-        if not parts:
-            shape = (0,) if self.card.activation == "sigmoid" else (0, len(self.card.classes))
-            empty = np.empty(shape, np.float32)
-            return self._interpret(empty, np.empty((0, len(names), *shape[1:]), np.float32), names)
-        probability, view_probability = (np.concatenate(part) for part in zip(*parts, strict=True))
-        return self._interpret(probability, view_probability, names)
+        if not len(batch):
+            return self._nothing(tta)
+        step = self.batch_patches(tta)
+        parts = [self._score(batch[i : i + step], tta, run_options) for i in range(0, len(batch), step)]
+        probability, view_probability, views = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return self._interpret(probability, view_probability, views)
 
     def stream(
         self, patches: Iterable[PatchLike], *, tta: str = "full", workers: int | None = None
@@ -156,7 +158,7 @@ class PatchClassifier:
 
         Args:
             patches: paths, PIL images or uint8 arrays `[H, W, 3]`.
-            tta: "full" runs every view of the model, "none" the first one only.
+            tta: as for `predict`. Rows come batch by batch, of adaptive augmentation block by block (`batch_patches`).
             workers: decoding threads; default: as many as processors, at most 8.
         """
         batches = self.batches(enumerate(patches), lambda item: self._as_patch(item[1]), tta=tta, workers=workers)
@@ -185,15 +187,11 @@ class PatchClassifier:
         """
         if workers is not None and workers < 1:
             raise UsageError(f"workers must be 1 or more, not {workers}")
-        view_indices = self._view_indices(tta)
-        names = tuple(self.view_names[i] for i in view_indices)
+        self.check_tta(tta)
         run_options = quiet_run_options()
 
         def infer(buffer: NDArray[np.uint8], count: int) -> Predictions:
-            # A GPU tunes itself for each shape of batch it meets: there the last one is computed at full size too.
-            whole = self.device != "cpu"
-            outputs = self._infer(buffer if whole else buffer[:count], view_indices, run_options)
-            return self._interpret(outputs[0][:count], outputs[1][:count], names)
+            return self._interpret(*self._score(buffer[:count], tta, run_options))
 
         def cancel() -> None:
             run_options.terminate = True
@@ -209,30 +207,92 @@ class PatchClassifier:
         )
 
     def batch_patches(self, tta: str = "full") -> int:
-        """How many patches are computed at once: the batch size counts views."""
+        """How many patches are scored together: a batch, whose size counts views, or a block that is regrouped."""
+        self.check_tta(tta)
+        if tta == "adaptive":
+            return block_patches(self._stages, self.batch_size)
         return max(1, self.batch_size // len(self._view_indices(tta)))
 
+    def check_tta(self, tta: str) -> None:
+        """Refuse a test-time augmentation that this model can't be scored with.
+
+        Raises:
+            UsageError: there is none of that name.
+            InputError: "adaptive" and the card has no margins, or they were measured for another threshold.
+        """
+        if tta not in TTA:
+            raise UsageError(f"unknown test-time augmentation {tta!r}: choose {', '.join(TTA)}")
+        if tta != "adaptive":
+            return
+        if len(self.card.views) == 1:
+            raise InputError(f"{self.model}: has one view, there is nothing to adapt: leave adaptive away")
+        if self.card.adaptive is None:
+            raise InputError(
+                f"{self.model}: its card has no margins for adaptive augmentation:"
+                " export it with histo-export --precision PRECISION --calibrate PATCHES"
+            )
+        if self.card.activation == "sigmoid" and np.float32(self.threshold) != np.float32(self.card.threshold):
+            raise InputError(
+                f"{self.model}: its margins hold for the threshold {self.card.threshold:g} only:"
+                f" export it again with --threshold {self.threshold:g}, or score with full augmentation"
+            )
+
+    def _nothing(self, tta: str) -> Predictions:
+        classes = () if self.card.activation == "sigmoid" else (len(self.card.classes),)
+        views = 1 if tta == "none" else len(self.card.views)
+        probability, view_probability = np.empty((0, *classes), np.float32), np.empty((0, views, *classes), np.float32)
+        return self._interpret(probability, view_probability, np.empty(0, np.int64))
+
     def _interpret(
-        self, probability: NDArray[np.float32], view_probability: NDArray[np.float32], names: tuple[str, ...]
+        self, probability: NDArray[np.float32], view_probability: NDArray[np.float32], views: NDArray[np.int64]
     ) -> Predictions:
-        return interpret(self.card, probability, view_probability, names, threshold=self.threshold)
+        names = self.view_names[: view_probability.shape[1]]
+        return interpret(self.card, probability, view_probability, names, threshold=self.threshold, views=views)
+
+    def _score(self, patches: NDArray[np.uint8], tta: str, run_options: Any) -> _Scores:
+        """Score at most `batch_patches` patches."""
+        if tta == "adaptive":
+            return self._score_in_stages(patches, run_options)
+        indices = self._view_indices(tta)
+        probability, view_probability = self._infer(patches, indices, run_options)
+        return probability, view_probability, np.full(len(patches), len(indices))
+
+    def _score_in_stages(self, patches: NDArray[np.uint8], run_options: Any) -> _Scores:
+        card = self.card
+        found, views = run_stages(
+            patches,
+            lambda some, indices: self._infer(some, indices, run_options)[1],
+            stages=self._stages,
+            views=len(card.views),
+            batch_views=self.batch_size,
+            lead=lambda answers: lead(answers, card.activation, card.threshold),
+        )
+        merged = over_views(found, views, lambda run: merge_probabilities(run, card.activation, card.merge))
+        return merged, found, views
 
     def _infer(
-        self, batch: NDArray[np.uint8], view_indices: tuple[int, ...], run_options: Any
+        self, patches: NDArray[np.uint8], view_indices: tuple[int, ...], run_options: Any
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        feed: dict[str, NDArray[Any]] = {"patches": batch}
+        """Run the model once: its two outputs for some views, `[N]` and `[N, V]` (`[N, C]` and `[N, V, C]`)."""
+        count, whole = len(patches), max(1, self.batch_size // len(view_indices))
+        if self.device != "cpu" and count < whole:
+            # A GPU tunes itself for each shape of batch it meets: there every one is computed at full size.
+            patches = np.concatenate([patches, np.zeros((whole - count, *patches.shape[1:]), np.uint8)])
+        feed: dict[str, NDArray[Any]] = {"patches": patches}
         if len(view_indices) != len(self.card.views):
             feed["views"] = np.array(view_indices, dtype=np.int64)
         try:
             probability, view_probability = self._session.run(["probability", "view_probability"], feed, run_options)
         except Exception as error:  # onnxruntime's errors share no base class
             raise run_failed(self.device, error) from error
-        return probability, view_probability
+        return probability[:count], view_probability[:count]
+
+    @cached_property
+    def _stages(self) -> tuple[Stage, ...]:
+        return read_stages(self.card.adaptive or {}, len(self.card.views))
 
     def _view_indices(self, tta: str) -> tuple[int, ...]:
-        if tta not in TTA:
-            raise UsageError(f"unknown test-time augmentation {tta!r}: choose {' or '.join(TTA)}")
-        return tuple(range(len(self.card.views))) if tta == "full" else (0,)
+        return (0,) if tta == "none" else tuple(range(len(self.card.views)))
 
     def _as_batch(self, patches: Any) -> NDArray[np.uint8]:
         if isinstance(patches, np.ndarray) and patches.ndim == 4:

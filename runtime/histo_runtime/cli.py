@@ -57,10 +57,11 @@ _FAILURES_SHOWN = 5
 )
 @click.option(
     "--tta",
-    type=click.Choice(["full", "none"]),
+    type=click.Choice(["full", "adaptive", "none"]),
     default="full",
     show_default=True,
-    help="full: every view of the model, merged. none: the patch as it is.",
+    help="full: every view of the model, merged. adaptive: the first views, and the others where they could change"
+    " the label, by the margins in the model. none: the patch as it is.",
 )
 @click.option("--batch-size", type=click.IntRange(1), help="Views computed at once.  [default: by device]")
 @click.option("--threads", type=click.IntRange(1, 1024), help="Threads of one inference.  [default: all processors]")
@@ -146,13 +147,15 @@ def infer(
         threshold=threshold,
         resize=resize,
     )
+    classifier.check_tta(tta)
     check_checksum(classifier.model, classifier.sha256)
     truth = None if labels is None else read_labels(labels, found, classifier.card.classes)
     if truth is not None and len(truth) < len(found):
         inform(f"{len(found) - len(truth)} of {len(found)} patches have no label")
+    views = {"none": "1 view", "adaptive": f"up to {len(classifier.card.views)} views"}
     inform(
         f"{len(found)} patches with {classifier.model.name} on {classifier.device},"
-        f" {1 if tta == 'none' else len(classifier.card.views)} views each"
+        f" {views.get(tta, f'{len(classifier.card.views)} views')} each"
     )
     # What Pillow thinks of a file stands in its row; a warning would only tear up the progress line.
     warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -223,7 +226,8 @@ def _report(summary: Summary, output: str, inform: Callable[[str], None], *, as_
         say(f"warning: {unlike}")
     where = "" if output == STDOUT else f" -> {output}"
     blank = f", {tally.colour.blank} blank" if tally.colour.blank else ""
-    inform(f"{tally.done} done, {tally.failed} failed{blank}, {summary.patches_per_second:.1f} patches/s{where}")
+    mean = f", {tally.mean_views:.2f} views on average" if summary.tta == "adaptive" and tally.done else ""
+    inform(f"{tally.done} done, {tally.failed} failed{blank}{mean}, {summary.patches_per_second:.1f} patches/s{where}")
     if as_json:
         click.echo(json.dumps(summary.to_dict(output)))
     elif summary.metrics:

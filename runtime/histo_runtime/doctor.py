@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 
+from histo_runtime.adaptive import read_stages
 from histo_runtime.card import ModelCard
 from histo_runtime.checksum import check_checksum, checksum_path
 from histo_runtime.classifier import PatchClassifier
@@ -77,6 +78,7 @@ def read_aloud(card: ModelCard) -> list[tuple[str, str]]:
         ("classes", ", ".join(card.classes)),
         ("label", f"{card.label_rule or '-'}; threshold {card.threshold:g} ({card.threshold_rule})"),
         ("views", _views(card)),
+        *((("adaptive", _adaptive(card)),) if card.adaptive is not None else ()),
         ("temperature", f"{card.temperature:g}"),
     ]
     if card.parity:
@@ -94,6 +96,14 @@ def read_aloud(card: ModelCard) -> list[tuple[str, str]]:
 def _views(card: ModelCard) -> str:
     names = ", ".join(view_name(view) for view in card.views)
     return f"{len(card.views)} ({card.policy}: {names}), merged by {card.merge}"
+
+
+def _adaptive(card: ModelCard) -> str:
+    adaptive = card.adaptive or {}
+    stages = ", ".join(f"{stage.views} by {stage.margin:.3g}" for stage in read_stages(adaptive, len(card.views)))
+    mean = adaptive.get("mean_views")
+    cost = f"; {mean:.2f} views on average on {adaptive.get('on', '?')}" if isinstance(mean, int | float) else ""
+    return f"enough views when the mean logit leads: {stages}{cost}"
 
 
 def _check_onnxruntime() -> Iterator[Check]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +24,10 @@ class Prediction:
         label: name of the class, None when failed.
         probability: of the positive class (sigmoid) or of `label` (softmax), None when failed.
         std: standard deviation of that probability over the views, 0 for one view, None when failed.
-        views: how many views were run, 0 when failed.
+        views: how many views were run, the first ones of the model; 0 when failed.
         error: why the patch failed, empty when it did not.
         class_probability: one number a class, for softmax models only.
-        view_probability: that probability under each view, None when failed.
+        view_probability: that probability under each view, NaN for views that were not run, None when failed.
     """
 
     name: str
@@ -39,17 +40,18 @@ class Prediction:
     view_probability: tuple[float, ...] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Predictions:
     """Predictions for N patches under V views.
 
     Attributes:
         label: class names, `[N]`; empty where the probability is not a number.
         probability: float32 `[N]`, of the positive class (sigmoid) or of `label` (softmax).
-        std: float32 `[N]`, standard deviation of that probability over the views.
-        view_probability: float32 `[N, V]`, or `[N, V, C]` for softmax.
+        std: float32 `[N]`, standard deviation of that probability over the views that were run.
+        view_probability: float32 `[N, V]`, or `[N, V, C]` for softmax; NaN for views that were not run.
         class_probability: float32 `[N, C]` for softmax, else None.
         view_names: the V views, in order.
+        views: int64 `[N]`, how many of them were run, the first ones: fewer than V in adaptive augmentation only.
     """
 
     label: NDArray[np.str_]
@@ -58,6 +60,7 @@ class Predictions:
     view_probability: NDArray[np.float32]
     class_probability: NDArray[np.float32] | None
     view_names: tuple[str, ...]
+    views: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.probability)
@@ -75,7 +78,7 @@ class Predictions:
             label=str(self.label[index]),
             probability=float(self.probability[index]),
             std=float(self.std[index]),
-            views=len(self.view_names),
+            views=int(self.views[index]),
             class_probability=per_class,
             view_probability=tuple(by_view.tolist()),
         )
@@ -85,7 +88,7 @@ class Predictions:
         import pandas as pd
 
         columns: dict[str, Any] = {"label": self.label, "probability": self.probability, "std": self.std}
-        return pd.DataFrame({**columns, "views": np.full(len(self), len(self.view_names))})
+        return pd.DataFrame({**columns, "views": self.views})
 
 
 def interpret(
@@ -95,19 +98,41 @@ def interpret(
     view_names: tuple[str, ...],
     *,
     threshold: float,
+    views: NDArray[np.int64],
 ) -> Predictions:
     """Turn the two outputs of a model into labels and probabilities by the rule of its card.
 
-    A sigmoid's patch is positive when `probability >= threshold`; a softmax's label is its largest class.
+    A sigmoid's patch is positive when `probability >= threshold`; a softmax's label is its largest class. `views` says
+    how many views were run of each patch, `[N]`.
     """
     classes = np.array(card.classes)
+    of_label, per_class = view_probability, None
     if card.activation == "sigmoid":
         label = classes[(probability >= np.float32(threshold)).astype(np.intp)]
-        std, per_class = view_probability.std(axis=1), None
     else:
         largest = probability.argmax(axis=1)
         rows = np.arange(len(largest))
-        label, std, per_class = classes[largest], view_probability[rows, :, largest].std(axis=1), probability
-        probability = probability[rows, largest]
+        label, per_class = classes[largest], probability
+        of_label, probability = view_probability[rows, :, largest], probability[rows, largest]
     label = np.where(np.isfinite(probability), label, "")
-    return Predictions(label, probability, std, view_probability, per_class, view_names)
+    std = over_views(of_label, views, lambda run: run.std(axis=1))
+    return Predictions(label, probability, std, view_probability, per_class, view_names, views)
+
+
+def over_views(
+    view_probability: NDArray[np.float32],
+    views: NDArray[np.int64],
+    reduce: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+) -> NDArray[np.float32]:
+    """Reduce the views that were run of each patch: `reduce` is given the patches of which as many were run.
+
+    Args:
+        view_probability: `[N, V, ...]`, of which the first `views[n]` count.
+        views: `[N]`.
+        reduce: `[n, v, ...]` -> `[n, ...]`.
+    """
+    reduced = np.empty((len(views), *view_probability.shape[2:]), np.float32)
+    for count in np.unique(views):
+        rows = views == count
+        reduced[rows] = reduce(view_probability[rows, :count])
+    return reduced

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,8 +67,8 @@ class Table:
 
 
 def number(value: float | None) -> str:
-    """Write a float32 with nine significant digits, which give the same float32 back; None as empty."""
-    return "" if value is None else f"{np.float32(value):.9g}"
+    """Write a float32 with nine significant digits, which give the same float32 back; None and NaN as empty."""
+    return "" if value is None or math.isnan(value) else f"{np.float32(value):.9g}"
 
 
 def encode(rows: Iterable[Sequence[str]]) -> bytes:

@@ -41,6 +41,7 @@ class Summary:
     """What a run came to."""
 
     tally: Tally
+    tta: str
     seconds: float
     scored_now: int
     patches_per_second: float
@@ -53,6 +54,7 @@ class Summary:
             "done": self.tally.done,
             "failed": self.tally.failed,
             "blank": self.tally.colour.blank,
+            "mean_views": _rounded(self.tally.mean_views),
             "seconds": round(self.seconds, 3),
             "patches_per_second": round(self.patches_per_second, 3),
             "metrics": self.metrics,
@@ -132,6 +134,7 @@ def run_record(
         },
         "device": classifier.device,
         "counts": {**counts, "blank": tally.colour.blank},
+        "mean_views": _rounded(tally.mean_views),
         "colour": tally.colour.to_card(),
         "started": started.isoformat(timespec="seconds"),
         "seconds": round(summary.seconds, 3),
@@ -140,6 +143,10 @@ def run_record(
         "metrics": summary.metrics,
         "failures": [{"path": name, "error": error} for name, error in tally.failures],
     }
+
+
+def _rounded(views: float | None) -> float | None:
+    return None if views is None else round(views, 4)
 
 
 def _names_sha256(names: Sequence[str]) -> str:

@@ -203,4 +203,6 @@ class _Run:
         return f"interrupted: {kept} of {len(self.inputs)} patches are kept; go on with: {command}"
 
     def _summary(self, progress: Progress) -> Summary:
-        return Summary(self.tally, progress.elapsed, progress.counted, progress.rate, self.tally.metrics())
+        return Summary(
+            self.tally, self.options.tta, progress.elapsed, progress.counted, progress.rate, self.tally.metrics()
+        )

@@ -22,6 +22,7 @@ class Tally:
 
     Attributes:
         done, failed: patches scored, and patches that could not be.
+        views: run of all of them.
         failures: path and reason of failed patches, the first 10,000.
         colour: of the decoded patches.
     """
@@ -31,24 +32,31 @@ class Tally:
     labels: Mapping[str, int] | None = None
     done: int = 0
     failed: int = 0
+    views: int = 0
     failures: list[tuple[str, str]] = field(default_factory=list)
     colour: Colour = field(default_factory=Colour)
     _scored: list[tuple[int, bool, float]] = field(default_factory=list)
 
     def add(self, cells: Sequence[str]) -> None:
         """Count one row of the table."""
-        path, label, probability, _, _, error = cells[: len(COLUMNS)]
+        path, label, probability, _, views, error = cells[: len(COLUMNS)]
         if error:
             self.failed += 1
             if len(self.failures) < _FAILURES_KEPT:
                 self.failures.append((path, error))
             return
         self.done += 1
+        self.views += int(views)
         if self.labels is not None and path in self.labels:
             truth = self.labels[path]
             softmax = self.card.activation == "softmax"
             last = cells[len(COLUMNS) + len(self.card.classes) - 1] if softmax else probability
             self._scored.append((truth, label == self.card.classes[truth], float(last)))
+
+    @property
+    def mean_views(self) -> float | None:
+        """Views run of a patch on average; None when none was scored."""
+        return self.views / self.done if self.done else None
 
     def metrics(self) -> dict[str, Any] | None:
         """Figures against the labels: of two classes with a ROC curve and a threshold, of more the accuracy."""

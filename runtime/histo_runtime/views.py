@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from histo_runtime.errors import InputError
 
 # The name of a symmetry, or an affine view: {"name": ..., "matrix": [[a, b, c], [d, e, f]]}.
 View: TypeAlias = str | Mapping[str, Any]
+Float = TypeVar("Float", bound=np.floating[Any])
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ POLICIES: dict[str, tuple[str, ...]] = {
 
 MERGES = ("mean", "gmean", "max", "median")
 
+# float32 probabilities end 6e-8 from 1; further out a logit would be rounding.
+_FLOOR = 1e-7
 
 MAX_VIEWS = 64  # each costs a whole network; beyond some dozens it is a mistake in the file
 
@@ -115,7 +118,7 @@ def apply_views(views: Sequence[View], patches: NDArray[np.uint8]) -> NDArray[An
     )
 
 
-def activate(logits: NDArray[np.float32], activation: str) -> NDArray[np.float32]:
+def activate(logits: NDArray[Float], activation: str) -> NDArray[Float]:
     """Turn logits into probabilities: `sigmoid` elementwise, `softmax` over the last axis."""
     if activation == "sigmoid":
         # tanh never overflows, unlike 1 / (1 + exp(-x)).
@@ -135,14 +138,38 @@ def merge_views(logits: NDArray[np.float32], activation: str, merge: str) -> NDA
     """
     if merge == "gmean":
         return activate(logits.mean(axis=1), activation)
-    each = activate(logits, activation)
+    return np.asarray(_merge_each(activate(logits, activation), merge), dtype=logits.dtype)
+
+
+def merge_probabilities(view_probability: NDArray[np.float32], activation: str, merge: str) -> NDArray[np.float32]:
+    """Merge what is left of `merge_views` when only the probabilities of V views are known, `[N, V]` or `[N, V, C]`.
+
+    `gmean` takes the logits back from float32 probabilities, which tell them apart from -16 to 16.
+
+    Raises:
+        InputError: `merge` is not one of `MERGES`.
+    """
+    each = np.asarray(view_probability, np.float64)
+    if merge == "gmean":
+        merged = activate(logits_of(each, activation).mean(axis=1), activation)
+    else:
+        merged = _merge_each(each, merge)
+    return merged.astype(np.float32)
+
+
+def logits_of(probability: NDArray[np.floating[Any]], activation: str) -> NDArray[np.float64]:
+    """Take logits back from probabilities: log(p / (1 - p)) of a sigmoid, log(p) of a softmax, as float64."""
+    clipped = np.asarray(probability, np.float64).clip(_FLOOR, 1 - _FLOOR)
+    odds = -np.log1p(-clipped) if activation == "sigmoid" else 0.0
+    return np.asarray(np.log(clipped) + odds, np.float64)
+
+
+def _merge_each(each: NDArray[Any], merge: str) -> NDArray[Any]:
     match merge:
         case "mean":
-            merged = each.mean(axis=1)
+            return np.asarray(each.mean(axis=1))
         case "max":
-            merged = each.max(axis=1)
+            return np.asarray(each.max(axis=1))
         case "median":
-            merged = np.median(each, axis=1)
-        case _:
-            raise InputError(f"unknown merge {merge!r}: choose from {', '.join(MERGES)}")
-    return np.asarray(merged, dtype=logits.dtype)
+            return np.asarray(np.median(each, axis=1))
+    raise InputError(f"unknown merge {merge!r}: choose from {', '.join(MERGES)}")

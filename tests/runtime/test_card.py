@@ -40,7 +40,7 @@ FULL = {
     "policy": "d4",
     "views": list(POLICIES["d4"]),
     "merge": "gmean",
-    "adaptive": {"margin": 0.1},
+    "adaptive": {"stages": [{"views": 1, "margin": 2.5}, {"views": 4, "margin": 0}], "patches": 300, "on": "valid"},
     "precision": "int8",
     "calibration": {"method": "entropy", "patches": 512, "sha256": "cd" * 32},
     "metrics": [{"split": "valid", "n": 3000, "name": "auc", "value": 0.95, "interval": [0.94, 0.96]}],
@@ -112,7 +112,13 @@ def test_unknown_keys_are_kept(extra: dict[str, Any]) -> None:
             ["identity", "identity"],
         ],
         "merge": ["mode", None, ["mean"]],
-        "adaptive": [0.1, []],
+        "adaptive": [
+            *(0.1, [], {}, {"stages": []}, {"stages": None}, {"stages": [1]}, {"stages": [{"views": 1}]}),
+            *({"stages": [{"views": views, "margin": 1}]} for views in (0, 8, 9, -1, 1.5, True, "1")),
+            *({"stages": [{"views": 1, "margin": margin}]} for margin in (-0.1, None, "1", True)),
+            {"stages": [{"views": 2, "margin": 1}, {"views": 2, "margin": 1}]},
+            {"stages": [{"views": 4, "margin": 1}, {"views": 2, "margin": 1}]},
+        ],
         "precision": ["bf16", None],
         "calibration": ["entropy", []],
         "metrics": [{}, None, ["auc"]],
@@ -155,9 +161,10 @@ MATRIX = [[1, 0.1, 0], [0, 1, 0]]
 )
 def test_an_affine_view_that_can_not_be_built_is_refused(view: dict) -> None:
     with pytest.raises(CardError, match="views"):
-        ModelCard.from_json(card(policy="mine", views=[view]))
+        ModelCard.from_json(card(policy="mine", adaptive=None, views=[view]))
     affine = {"name": "a", "matrix": MATRIX}
-    assert ModelCard.from_json(card(policy="mine", views=["rot90", affine])).to_dict()["views"] == ["rot90", affine]
+    text = card(policy="mine", adaptive=None, views=["rot90", affine])
+    assert ModelCard.from_json(text).to_dict()["views"] == ["rot90", affine]
 
 
 @pytest.mark.parametrize("key", ["name", "size", "schema"])

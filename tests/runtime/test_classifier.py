@@ -270,9 +270,9 @@ def test_a_threshold_that_is_no_number_is_refused(tiny: PatchClassifier) -> None
 
 
 def test_an_unknown_tta_or_number_of_workers_is_refused(tiny: PatchClassifier, patches: np.ndarray) -> None:
-    with pytest.raises(InputError, match="'some': choose full or none"):
+    with pytest.raises(InputError, match="'some': choose full, adaptive, none"):
         tiny.predict(patches, tta="some")
-    with pytest.raises(InputError, match="'some': choose full or none"):
+    with pytest.raises(InputError, match="'some': choose full, adaptive, none"):
         list(tiny.stream(patches, tta="some"))
     with pytest.raises(InputError, match="workers"):
         list(tiny.stream(patches, workers=-1))

@@ -51,6 +51,13 @@ def test_the_card_is_read_aloud() -> None:
         assert words in spoken
 
 
+def test_the_margins_of_adaptive_augmentation_are_read_aloud(tmp_path: Path) -> None:
+    stages = [{"views": 1, "margin": 2.345}, {"views": 4, "margin": 1}]
+    adaptive = {"stages": stages, "mean_views": 2.5, "on": "valid"}
+    model = with_card(DATA / "sigmoid_d4.onnx", tmp_path / "m.onnx", lambda card: card.update(adaptive=adaptive))
+    assert "1 by 2.35, 4 by 1; 2.50 views on average on valid" in examine(model).stdout
+
+
 def test_without_a_model_the_machine_alone_is_checked() -> None:
     result = examine()
     assert result.exit_code == 0

@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from histo_runtime.errors import InputError
-from histo_runtime.views import MERGES, POLICIES, SYMMETRIES, activate, apply_views, merge_views
+from histo_runtime.views import (
+    MERGES,
+    POLICIES,
+    SYMMETRIES,
+    activate,
+    apply_views,
+    merge_probabilities,
+    merge_views,
+)
 
 NAMES = POLICIES["d4"]
 # Every pixel differs from every other, so two views are equal only when they are the same symmetry.
@@ -101,6 +109,16 @@ def test_softmax_merges_agree_with_scipy(values: np.ndarray) -> None:
         merged = merge_views(values, "softmax", merge)
         assert merged.shape == (values.shape[0], values.shape[2])
         np.testing.assert_allclose(merged, expected[merge], atol=2e-5)
+
+
+@given(st.sampled_from(["sigmoid", "softmax"]), st.sampled_from(MERGES), st.integers(0, 10_000))
+def test_probabilities_merge_to_what_their_logits_do(activation: str, merge: str, seed: int) -> None:
+    shape = (3, 5) if activation == "sigmoid" else (3, 5, 4)
+    values = np.random.default_rng(seed).normal(0, 3, shape).astype(np.float32)
+    merged = merge_probabilities(activate(values, activation), activation, merge)
+    assert merged.dtype == np.float32
+    # Of p = 0.9999 a float32 knows the logit to 6e-4.
+    np.testing.assert_allclose(merged, merge_views(values, activation, merge), atol=2e-5)
 
 
 @pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
