@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,37 +16,28 @@ from histo_export.convert import operator_counts, to_core
 from histo_export.fuse import fuse, with_card
 from histo_export.keras_file import KerasFile, inspect, load
 from histo_export.network import Network, as_network, input_size
-from histo_export.policy import KAGGLE, read_policy
+from histo_export.new_card import ExportOptions, make_card, scaling_of
+from histo_export.patch_sets import PatchSets, read_patch_sets
+from histo_export.policy import read_policy
+from histo_export.precision import GateError, comparison_patches, lower
+from histo_export.target import choose_target
 from histo_export.verify import Parity, Reference, compare, keras_reference, runs, verification_patches
 from histo_export.vgg19 import PATCH_SIZE
 from histo_runtime import PatchClassifier
-from histo_runtime.card import ModelCard, default_label_rule
+from histo_runtime.card import ModelCard
 from histo_runtime.checksum import checksum_path, sha256_of, write_checksum
+from histo_runtime.colour import Colour
 from histo_runtime.command import say
 from histo_runtime.device import import_onnxruntime
-from histo_runtime.errors import InputError, ModelFileError, PatchError, UsageError
+from histo_runtime.errors import ModelFileError, UsageError
 from histo_runtime.files import check_output, written_aside
-from histo_runtime.golden import pack_golden, replay_golden
+from histo_runtime.golden import GOLDEN_PATCHES, pack_golden, replay_golden
 from histo_runtime.progress import Progress
 from histo_runtime.scaling import scale
-from histo_runtime.sources import PatchInputs, find_patches
 
 _MOST_USER_PATCHES = 64  # of --verify; each costs every view in Keras and twice in onnxruntime
 # The file replays its golden patches before it gets its name: same machine, same weights, rounding only.
 _GOLDEN_TOLERANCE = 1e-6
-
-
-@dataclass(frozen=True)
-class ExportOptions:
-    """What a user can choose; None takes it from the Keras file's card, or else the default."""
-
-    views: str = "d4"
-    merge: str | None = None
-    scaling: str | None = None
-    activation: str | None = None
-    classes: tuple[str, ...] | None = None
-    threshold: float | None = None
-    verify: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -73,21 +63,30 @@ def export_model(source: Path, target: Path, options: ExportOptions, *, overwrit
     _check_target(source, target, overwrite=overwrite)
     read_policy(options.views, size=PATCH_SIZE)  # what can't be built is refused before minutes of work
     import_onnxruntime()  # before minutes of work: without it nothing can be verified
+    target_cpu = choose_target(options.target)
     keras_file = inspect(source)
     model = load(keras_file)
-    scaling = _scaling(keras_file, options)
-    patches, on = _comparison_patches(options.verify, input_size(model))
-    network = as_network(model, scale(patches, scaling), options.activation)
-    card = _make_card(keras_file, network, options, scaling)
+    scaling = scaling_of(keras_file, options)
+    built_in = verification_patches(input_size(model))
+    network = as_network(model, scale(built_in, scaling), options.activation)
+    card = make_card(keras_file, network, options, scaling)
+    sets = _patch_sets(options, card)
+    card = _with_colour(card, sets)
+    patches, own, on = _verification(sets, built_in)
     say(f"converting {source} (Keras {keras_file.keras_version or 'before 2'})")
     core = to_core(network)
     fused = fuse(core, card)
     reference, parity = _verify(network, fused, card, patches, on)
     if not parity.passed:
-        raise ModelFileError(_reject(target, parity))
+        raise _rejected(target, _parity_reason(parity), parity.to_dict())
     card = card.replace(parity=parity.to_dict())
+    try:
+        lowered = lower(core, fused, card, reference, sets, target_cpu)
+    except GateError as error:
+        raise _rejected(target, f"{options.precision} misses its gate: {error}", error.figures) from error
+    card = lowered.card
     checksum_path(target).unlink(missing_ok=True)  # never one that belongs to another file
-    _write(target, fused, card, reference)
+    _write(target, lowered.model, card, reference, golden=own if own >= GOLDEN_PATCHES else None)
     sha256 = sha256_of(target)
     write_checksum(target, sha256)
     return Exported(
@@ -109,86 +108,36 @@ def _check_target(source: Path, target: Path, *, overwrite: bool) -> None:
     check_output(target, overwrite=overwrite)
 
 
-def _scaling(file: KerasFile, options: ExportOptions) -> str:
-    """What the user says, else the card, else what the model does itself, else 1/255, said aloud."""
-    if options.scaling:
-        return options.scaling
-    if file.card:
-        return file.card.scaling
-    if file.rescales:
-        say(f"{file.path}: scales its input itself: pixels are given to it as they are (--scaling)")
-        return "raw"
-    say(f"{file.path}: does not say how pixels are scaled: 1/255 is assumed (--scaling)")
-    return "unit"
+def _patch_sets(options: ExportOptions, card: ModelCard) -> PatchSets:
+    calibrate, verify = options.calibrate, options.verify
+    if options.precision == "int8" and calibrate is None:
+        raise UsageError("--precision int8 needs --calibrate PATCHES: 256 or more patches of the kind it will see")
+    if options.precision != "int8":  # nothing to calibrate: these are patches to compare on
+        calibrate, verify = None, verify or calibrate
+    if options.labels is not None and calibrate is None and verify is None:
+        raise UsageError("--labels: of which patches? Name them with --verify or --calibrate")
+    most = comparison_patches(options.precision, len(card.views))
+    return read_patch_sets(calibrate, verify, labels=options.labels, classes=card.classes, size=card.size, most=most)
 
 
-def _make_card(file: KerasFile, network: Network, options: ExportOptions, scaling: str) -> ModelCard:
-    """Take the card out of the Keras file, or start one, and put in what the user chose."""
-    card = file.card or _card_without_training(file, network, options)
-    if card.size != network.size:
-        raise ModelFileError(f"{file.path}: its card says {card.size} pixels, its model takes {network.size}")
-    if len(options.classes or card.classes) != network.classes:
-        raise UsageError(f"the model has {network.classes} classes: name each with --classes A,B")
-    if options.threshold is not None and network.activation == "softmax":
-        raise UsageError("--threshold: the model is a softmax, its label is the largest class")
-    policy, views = read_policy(options.views, card.size)
-    merge = options.merge or ("max" if policy == KAGGLE else None)  # as the notebook it comes from
-    chosen = {
-        "classes": options.classes,
-        "threshold": options.threshold,
-        "threshold_rule": None if options.threshold is None else "given at export",
-        "merge": merge,
-    }
-    return card.replace(
-        **{key: value for key, value in chosen.items() if value is not None},
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        source_sha256=file.sha256,
-        scaling=scaling,
-        activation=network.activation,
-        label_rule=card.label_rule or default_label_rule(network.activation),
-        policy=policy,
-        views=views,
-        tools={**card.tools, **_tools(file)},
-    )
+def _with_colour(card: ModelCard, sets: PatchSets) -> ModelCard:
+    """Note the colour of the user's patches, unless training has noted its own."""
+    patches = sets.calibration or sets.comparison
+    if card.colour is not None or patches is None:
+        return card
+    colour = Colour()
+    colour.add(patches.patches)
+    return card.replace(colour=colour.to_card())
 
 
-def _card_without_training(file: KerasFile, network: Network, options: ExportOptions) -> ModelCard:
-    names = tuple(f"class_{index}" for index in range(network.classes))
-    if network.classes == 2:
-        names = ("negative", "positive")
-    if options.classes is None:
-        say(f"{file.path}: has no histo-edge card: its classes are called {', '.join(names)} (--classes)")
-    return ModelCard(name=file.path.stem, size=network.size, classes=names, activation=network.activation)
-
-
-def _tools(file: KerasFile) -> dict[str, str]:
-    packages = (
-        "histo-edge",
-        "tensorflow",
-        "tf2onnx",
-        "onnx",
-        "tf_keras" if file.generation == 2 else "keras",
-    )
-    tools = {package: version(package) for package in packages}
-    return {**tools, "onnxruntime": import_onnxruntime().__version__, "saved by keras": file.keras_version}
-
-
-def _comparison_patches(verify: Path | None, size: int) -> tuple[NDArray[np.uint8], str]:
-    """Return what both engines are compared on: the user's own patches first, then the built-in ones."""
-    built_in = verification_patches(size)
-    if verify is None:
-        return built_in, f"{len(built_in)} synthetic patches"
-    inputs = find_patches([str(verify)])
-    steps = np.linspace(0, len(inputs) - 1, min(_MOST_USER_PATCHES, len(inputs))).round().astype(int)
-    own = np.stack([_own_patch(inputs, step, size) for step in steps.tolist()])
-    return np.concatenate([own, built_in]), f"{len(own)} patches of {verify.name} and {len(built_in)} synthetic"
-
-
-def _own_patch(inputs: PatchInputs, index: int, size: int) -> NDArray[np.uint8]:
-    try:
-        return inputs.decode(index, size)
-    except PatchError as error:
-        raise InputError(f"--verify: {inputs.names[index]} {error}") from error
+def _verification(sets: PatchSets, built_in: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], int, str]:
+    """Return what both engines are compared on: some of the user's patches first; how many they are; and in words."""
+    chosen = sets.comparison or sets.calibration
+    if chosen is None:
+        return built_in, 0, f"{len(built_in)} synthetic patches"
+    own = chosen.patches[:_MOST_USER_PATCHES]
+    on = f"{len(own)} patches of {chosen.name} and {len(built_in)} synthetic"
+    return np.concatenate([own, built_in]), len(own), on
 
 
 def _verify(
@@ -200,26 +149,32 @@ def _verify(
         return reference, compare(model, card, reference, on, progress.advance)
 
 
-def _reject(target: Path, parity: Parity) -> str:
-    """Write the figures beside the file that is not written; returns the error's text."""
-    figures = target.with_name(f"{target.name}.rejected.json")
-    with written_aside(figures) as temporary:
-        temporary.write_text(json.dumps(parity.to_dict(), indent=2) + "\n", encoding="utf-8")
+def _parity_reason(parity: Parity) -> str:
     return (
-        f"{target}: not written: the ONNX model differs from Keras by {parity.largest:.2g} in logit"
-        f" (view {parity.worst_view}, patch {parity.worst_patch}) and {parity.merged:.2g} in probability;"
-        f" figures in {figures}"
+        f"the ONNX model differs from Keras by {parity.largest:.2g} in logit (view {parity.worst_view}, patch"
+        f" {parity.worst_patch}) and {parity.merged:.2g} in probability"
     )
 
 
-def _write(target: Path, model: onnx.ModelProto, card: ModelCard, reference: Reference) -> None:
-    """Write the file aside, let it answer its own golden patches, then give it its name."""
+def _rejected(target: Path, reason: str, figures: dict[str, Any]) -> ModelFileError:
+    """Write the figures beside the file that is not written; returns the error."""
+    path = target.with_name(f"{target.name}.rejected.json")
+    with written_aside(path) as temporary:
+        temporary.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    return ModelFileError(f"{target}: not written: {reason}; figures in {path}")
+
+
+def _write(target: Path, model: onnx.ModelProto, card: ModelCard, reference: Reference, *, golden: int | None) -> None:
+    """Write the file aside, let it answer its own golden patches, then give it its name.
+
+    The golden patches are chosen among the first `golden` of the reference; None takes them all.
+    """
     with written_aside(target) as temporary:
         onnx.save_model(with_card(model, card), str(temporary))
-        answers = PatchClassifier(temporary, device="cpu").predict(reference.patches)
+        answers = PatchClassifier(temporary, device="cpu").predict(reference.patches[:golden])
         own = answers.probability if answers.class_probability is None else answers.class_probability
-        golden = pack_golden(reference.patches, reference.probability, own)
-        onnx.save_model(with_card(model, card.replace(golden=golden)), str(temporary))
+        packed = pack_golden(reference.patches[:golden], reference.probability[:golden], own)
+        onnx.save_model(with_card(model, card.replace(golden=packed)), str(temporary))
         # The bytes on disk are what users get, so they are opened once more before they get their name.
         difference = replay_golden(PatchClassifier(temporary, device="cpu"))
         if difference is None or difference > _GOLDEN_TOLERANCE:

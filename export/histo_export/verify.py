@@ -15,10 +15,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from histo_export.engine import open_model, run_batches
 from histo_export.fuse import VIEW_LOGIT, with_logits
 from histo_export.network import Network
 from histo_runtime.card import ModelCard
-from histo_runtime.device import import_onnxruntime, usable_threads
 from histo_runtime.scaling import scale
 from histo_runtime.synthetic import synthetic_patches
 from histo_runtime.views import activate, apply_views, merge_views, view_name
@@ -122,7 +122,7 @@ def compare(
     relative = np.zeros_like(reference.logits)
     merged = each = 0.0
     for optimisation in _OPTIMISATIONS:
-        session = _session(probe, optimisation)
+        session = open_model(probe, optimise=optimisation == "all")
         for batch in BATCHES:
             logits, view_probability, probability = _run(session, reference.patches, batch)
             count = len(logits)
@@ -165,22 +165,11 @@ def _largest(difference: NDArray[np.float32]) -> float:
     return float(np.nan_to_num(np.abs(difference), nan=np.inf).max())
 
 
-def _session(model: bytes, optimisation: str) -> Any:
-    ort = import_onnxruntime()
-    options = ort.SessionOptions()
-    level = ort.GraphOptimizationLevel
-    options.graph_optimization_level = level.ORT_DISABLE_ALL if optimisation == "disabled" else level.ORT_ENABLE_ALL
-    options.intra_op_num_threads = usable_threads()
-    options.log_severity_level = 3
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
-
 def _run(
     session: Any, patches: NDArray[np.uint8], batch: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Run a batch size: all patches at the largest one, one batch at the smaller ones."""
     count = len(patches) if batch == max(BATCHES) else batch
     names = [VIEW_LOGIT, "view_probability", "probability"]
-    parts = [session.run(names, {"patches": patches[i : i + batch]}) for i in range(0, min(count, len(patches)), batch)]
-    logits, view_probability, probability = (np.concatenate(part) for part in zip(*parts, strict=True))
+    logits, view_probability, probability = run_batches(session, names, patches[:count], batch)
     return logits, view_probability, probability

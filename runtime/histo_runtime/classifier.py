@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from histo_runtime.adaptive import Stage, lead, read_stages
+from histo_runtime.adaptive import Stage, lead, read_order, read_stages
 from histo_runtime.card import METADATA_KEY, ModelCard
 from histo_runtime.checksum import sha256_of
 from histo_runtime.device import open_session, quiet_run_options, run_failed, usable_threads
@@ -258,16 +258,16 @@ class PatchClassifier:
         return probability, view_probability, np.full(len(patches), len(indices))
 
     def _score_in_stages(self, patches: NDArray[np.uint8], run_options: Any) -> _Scores:
-        card = self.card
+        card, order = self.card, self._order
         found, views = run_stages(
             patches,
             lambda some, indices: self._infer(some, indices, run_options)[1],
             stages=self._stages,
-            views=len(card.views),
+            order=order,
             batch_views=self.batch_size,
             lead=lambda answers: lead(answers, card.activation, card.threshold),
         )
-        merged = over_views(found, views, lambda run: merge_probabilities(run, card.activation, card.merge))
+        merged = over_views(found, views, order, lambda run: merge_probabilities(run, card.activation, card.merge))
         return merged, found, views
 
     def _infer(
@@ -286,6 +286,10 @@ class PatchClassifier:
         except Exception as error:  # onnxruntime's errors share no base class
             raise run_failed(self.device, error) from error
         return probability[:count], view_probability[:count]
+
+    @cached_property
+    def _order(self) -> tuple[int, ...]:
+        return read_order(self.card.adaptive or {}, len(self.card.views))
 
     @cached_property
     def _stages(self) -> tuple[Stage, ...]:

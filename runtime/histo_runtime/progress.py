@@ -45,10 +45,10 @@ class Progress:
         if self._terminal and not self._quiet:
             self._write(self._line(), end="\n")
 
-    def advance(self, *, failed: bool = False) -> None:
-        """Count one item."""
-        self.done += 1
-        self.counted += 1
+    def advance(self, count: int = 1, *, failed: bool = False) -> None:
+        """Count items, one unless told otherwise."""
+        self.done += count
+        self.counted += count
         self.failed += failed
         now = time.monotonic()
         if self._quiet or now - self._last < (_TERMINAL_INTERVAL if self._terminal else _PLAIN_INTERVAL):

@@ -1,0 +1,119 @@
+"""What a lower precision costs: the answers of two models on the same patches, side by side."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from histo_export.int8 import labels_of
+from histo_runtime.card import ModelCard
+from histo_runtime.metrics import Interval, auc_difference, auc_interval
+
+FP16_TOLERANCE = 5e-3  # of probability
+LABEL_AGREEMENT = 0.99
+AUC_LOSS = 0.002
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far a model's merged answers are from those of its float32 form.
+
+    Attributes:
+        patches: how many were compared. on: what they were. sha256: of their list.
+        largest, mean: difference of probability.
+        labels_changed: how many labels.
+        auc_before, auc_after: with their 95 % intervals; None without labels, or with more than two classes.
+        auc_change: after minus before, with its paired 95 % interval.
+        independent: whether the patches are others than those that set the ranges.
+    """
+
+    patches: int
+    on: str
+    sha256: str
+    largest: float
+    mean: float
+    labels_changed: int
+    auc_before: Interval | None = None
+    auc_after: Interval | None = None
+    auc_change: Interval | None = None
+    independent: bool = True
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures as a JSON object; what is not a number becomes None."""
+        return {key: _without_nan(value) for key, value in asdict(self).items()}
+
+    def in_words(self) -> str:
+        """Say the figures in a line."""
+        text = (
+            f"{self.patches} patches ({self.on}): {self.labels_changed} labels changed,"
+            f" probability differs by {self.mean:.2g} on average and {self.largest:.2g} at most"
+        )
+        if self.auc_before and self.auc_after and self.auc_change:
+            change = self.auc_change
+            text += (
+                f"; AUC {self.auc_before.value:.4f} -> {self.auc_after.value:.4f}"
+                f" ({change.value:+.4f}, 95 % interval {change.low:+.4f} to {change.high:+.4f})"
+            )
+        return text
+
+
+def agree(
+    before: NDArray[np.float32],
+    after: NDArray[np.float32],
+    card: ModelCard,
+    labels: NDArray[np.int64] | None,
+    *,
+    on: str,
+    sha256: str,
+    independent: bool = True,
+) -> Agreement:
+    """Compare merged probabilities `[N]` (sigmoid) or `[N, C]` (softmax) of the same patches."""
+    difference = np.nan_to_num(np.abs(after - before), nan=np.inf)
+    changed = labels_of(before, card) != labels_of(after, card)
+    figures = Agreement(
+        patches=len(before),
+        on=on,
+        sha256=sha256,
+        largest=float(difference.max()),
+        mean=float(difference.mean()),
+        labels_changed=int(changed.sum()),
+        independent=independent,
+    )
+    if labels is None or len(card.classes) != 2 or len(np.unique(labels)) < 2:
+        return figures
+    first, second = (p if p.ndim == 1 else p[:, 1] for p in (before, after))
+    return replace(
+        figures,
+        auc_before=auc_interval(labels, first),
+        auc_after=auc_interval(labels, second),
+        auc_change=auc_difference(labels, first, second),
+    )
+
+
+def refusal(agreement: Agreement, precision: str) -> str:
+    """Say why a model of this precision must not be written; empty when it may."""
+    if precision == "fp16":
+        if agreement.largest > FP16_TOLERANCE:
+            return f"its probability differs by {agreement.largest:.2g}, {FP16_TOLERANCE:g} is allowed"
+        return ""
+    reasons = []
+    share = 1 - agreement.labels_changed / agreement.patches
+    if share < LABEL_AGREEMENT:
+        reasons.append(f"{share:.1%} of the labels agree, {LABEL_AGREEMENT:.0%} are needed")
+    change = agreement.auc_change
+    if change is not None and change.value < -AUC_LOSS:
+        reasons.append(
+            f"it loses {-change.value:.4f} of AUC (95 % interval {-change.high:.4f} to {-change.low:.4f}),"
+            f" {AUC_LOSS:g} is allowed"
+        )
+    return " and ".join(reasons)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
