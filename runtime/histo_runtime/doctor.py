@@ -17,9 +17,10 @@ from histo_runtime.adaptive import read_stages
 from histo_runtime.card import ModelCard
 from histo_runtime.checksum import check_checksum, checksum_path
 from histo_runtime.classifier import PatchClassifier
-from histo_runtime.device import import_onnxruntime, usable_threads
 from histo_runtime.errors import HistoError
 from histo_runtime.golden import TOLERANCE, replay_golden
+from histo_runtime.onnx_runtime import import_onnxruntime
+from histo_runtime.processors import usable_threads
 from histo_runtime.views import view_name
 
 _TIMED_SECONDS = 2.0
