@@ -186,7 +186,8 @@ def doctor(model: Path | None, as_json: bool) -> None:
     """
     from dataclasses import asdict
 
-    from histo_runtime.doctor import Check, check_machine, open_model, read_aloud
+    from histo_runtime.doctor import Check, check_machine, open_model
+    from histo_runtime.read_aloud import read_aloud
 
     checks = list(check_machine())
     classifier = None

@@ -40,7 +40,7 @@ class Prediction:
     view_probability: tuple[float, ...] | None = None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Predictions:
     """Predictions for N patches under V views.
 
@@ -64,6 +64,15 @@ class Predictions:
 
     def __len__(self) -> int:
         return len(self.probability)
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} predictions under {len(self.view_names)} views>"
+
+    def _repr_html_(self) -> str:
+        """Show in a notebook: counts by label and the first patches."""
+        from histo_runtime.notebook import predictions_html
+
+        return predictions_html(self)
 
     def row(self, index: int, name: str) -> Prediction:
         """Return patch `index` as a row called `name`; a probability that is not a number makes it a failed one."""
