@@ -17,7 +17,7 @@ from histo_runtime.errors import InputError, UsageError
 from histo_runtime.given import PatchesLike, PatchLike, as_batch, as_patch, name_of
 from histo_runtime.inference import Inference
 from histo_runtime.model_file import ModelFile
-from histo_runtime.onnx_runtime import quiet_run_options
+from histo_runtime.onnx_runtime import nodes_by_provider, quiet_run_options
 from histo_runtime.pipeline import Batch, overlapped
 from histo_runtime.predictions import Prediction, Predictions, interpret
 from histo_runtime.processors import usable_threads
@@ -53,6 +53,7 @@ class PatchClassifier:
         model: the path.
         card: the model's card.
         device: "cpu", "cuda:N" or "tensorrt:N".
+        note: why "auto" did not take CUDA, else empty; it is logged as a warning too.
 
     Raises:
         ModelNotFoundError, ModelFileError, CardError, DeviceError, InputError: as their names say.
@@ -104,8 +105,9 @@ class PatchClassifier:
             raise InputError("this model is a softmax: its label is the largest class, a threshold has no meaning")
         # Probabilities are float32; a threshold that is not would split labels and metrics.
         self.threshold = float(np.float32(self.card.threshold if threshold is None else threshold))
-        if opened.note:
-            _log.warning(opened.note)
+        self.note = opened.note
+        if self.note:
+            _log.warning(self.note)
 
     def __getstate__(self) -> dict[str, Any]:
         own = self._options["session_options"]
@@ -126,6 +128,10 @@ class PatchClassifier:
 
     def __repr__(self) -> str:
         return f"PatchClassifier({str(self.model)!r}, device={self.device!r}, policy={self.card.policy!r})"
+
+    def nodes_by_provider(self) -> dict[str, int]:
+        """Count the model's nodes by the provider of onnxruntime that runs them; empty where it does not tell."""
+        return nodes_by_provider(self._open.session)
 
     def close(self) -> None:
         """Give the session's memory back once runs of other threads have ended; what is scored later raises."""

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+DRIVERS = ("nvcuda.dll",) if sys.platform == "win32" else ("libcuda.so.1",)
 # CUDA's major version -> that of cuFFT, which counts for itself.
 _CUFFT = {11: 10, 12: 11, 13: 12}
 

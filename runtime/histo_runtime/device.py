@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from histo_runtime.cuda_libraries import DRIVERS
 from histo_runtime.errors import DeviceError, HistoError, ModelFileError, UsageError
 from histo_runtime.onnx_runtime import (
     both_wheels,
@@ -239,5 +240,5 @@ def _why_not_loaded() -> str:
     missing = missing_for_cuda(import_onnxruntime())
     if not missing:
         return "a library of its own is missing: histo-doctor says which are found"
-    driver = " (the driver of the graphics card)" if missing[0] in ("libcuda.so.1", "nvcuda.dll") else ""
+    driver = " (the driver of the graphics card)" if missing[0] in DRIVERS else ""
     return f"missing {missing[0]}{driver}{''.join(f', {name}' for name in missing[1:])}: {both_wheels() or _GPU_EXTRA}"

@@ -1,4 +1,4 @@
-"""How many processors this process may use, by its affinity and the quota of its control group; not the machine's."""
+"""The processors: how many this process may use, by its affinity and its control group's quota, and what they can."""
 
 from __future__ import annotations
 
@@ -8,6 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 _ROOT = Path("/")
+# Names of Linux for x86 and Arm.
+_FEATURES = {
+    "avx2": {"avx2"},
+    "vnni": {"avx512_vnni", "avx_vnni", "amx_int8"},
+    "dotprod": {"asimddp"},
+    "i8mm": {"i8mm"},
+    "bf16": {"avx512_bf16", "amx_bf16", "bf16"},
+}
 _V1_MOUNTS = ("sys/fs/cgroup/cpu", "sys/fs/cgroup/cpu,cpuacct")
 
 
@@ -33,6 +41,19 @@ def cgroup_quota(root: Path = _ROOT) -> float | None:
     """
     quotas = [quota for folder in _folders(root) if (quota := _quota(folder)) is not None]
     return min(quotas, default=None)
+
+
+def cpu_features(root: Path = _ROOT) -> frozenset[str] | None:
+    """Return which of "avx2", "vnni", "bf16" (x86) and "dotprod", "i8mm", "bf16" (Arm) the processor has.
+
+    vnni and dotprod multiply 8-bit integers. None where the system does not tell (macOS, Windows).
+    """
+    lines = (line.partition(":") for line in _read(root / "proc/cpuinfo").splitlines())
+    told = [words.split() for name, _, words in lines if name.strip() in ("flags", "Features")]
+    if not told:
+        return None
+    flags = set(told[0])
+    return frozenset(feature for feature, names in _FEATURES.items() if flags & names)
 
 
 def _folders(root: Path) -> Iterator[Path]:

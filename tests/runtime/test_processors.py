@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from histo_runtime import processors
-from histo_runtime.processors import cgroup_quota, usable_threads
+from histo_runtime.processors import cgroup_quota, cpu_features, usable_threads
 
 
 def system(root: Path, cgroup: str, **files: str) -> Path:
@@ -91,3 +91,25 @@ def test_without_an_affinity_the_machines_processors_count(tmp_path: Path, monke
     assert usable_threads(tmp_path) == 6
     monkeypatch.setattr(processors.os, "cpu_count", lambda: None)
     assert usable_threads(tmp_path) == 1
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "features"),
+    [
+        ("processor\t: 0\nflags\t\t: fpu sse2 avx2 avx512_vnni avx512_bf16\n\n", {"avx2", "vnni", "bf16"}),
+        ("flags\t: avx2 avx_vnni\n", {"avx2", "vnni"}),
+        ("flags\t: avx2 avx512f\n", {"avx2"}),
+        ("flags\t: sse2\n", set()),
+        ("Features\t: fp asimd asimddp i8mm bf16\n", {"dotprod", "i8mm", "bf16"}),
+        ("Features\t: fp asimd\n", set()),
+        ("processor\t: 0\n", None),
+    ],
+)
+def test_features_are_read_by_the_names_of_linux(tmp_path: Path, cpuinfo: str, features: set[str] | None) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/cpuinfo").write_text(cpuinfo)
+    assert cpu_features(tmp_path) == features
+
+
+def test_a_system_that_does_not_tell_its_features_is_not_guessed(tmp_path: Path) -> None:
+    assert cpu_features(tmp_path) is None
