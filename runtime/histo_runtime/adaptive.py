@@ -1,8 +1,8 @@
 """When a few views are enough: the stopping margins of adaptive test-time augmentation, as the card holds them.
 
-A patch is scored under its first views; where the mean logit lies further from the threshold than the stage's
-margin, the views that are left can't be expected to change its label and are not run. The margins are measured at
-export, for the card's own threshold.
+A patch is scored under a few views, those that speak best for all; where the mean logit lies further from the
+threshold than the stage's margin, the views that are left can't be expected to change its label and are not run. The
+margins are measured at export, for the card's own threshold.
 """
 
 from __future__ import annotations
@@ -41,6 +41,20 @@ def read_stages(adaptive: Mapping[str, Any], views: int) -> tuple[Stage, ...]:
     if any(after <= before for before, after in pairwise(counts)):
         raise CardError(f"card: the stages of 'adaptive' must grow from 1 to fewer than {views} views")
     return read
+
+
+def read_order(adaptive: Mapping[str, Any], views: int) -> tuple[int, ...]:
+    """Read the order in which the views of a model are run: positions in the card's `views`; as there by default.
+
+    Raises:
+        CardError: not every position once.
+    """
+    order = adaptive.get("order", list(range(views)))
+    if not isinstance(order, list | tuple) or any(isinstance(at, bool) or not isinstance(at, int) for at in order):
+        raise CardError("card: the 'order' of 'adaptive' must be a list of positions")
+    if sorted(order) != list(range(views)):
+        raise CardError(f"card: the 'order' of 'adaptive' must name each of the {views} views once")
+    return tuple(order)
 
 
 def lead(view_probability: NDArray[np.floating[Any]], activation: str, threshold: float) -> NDArray[np.float64]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from histo_runtime.adaptive import read_stages
+from histo_runtime.adaptive import read_order, read_stages
 from histo_runtime.errors import CardError, InputError
 from histo_runtime.views import MERGES, POLICIES, check_views
 
@@ -46,7 +46,8 @@ class ModelCard:
         temperature: divides the logits inside the graph.
         colour: `{"mean": [R, G, B], "std": [R, G, B]}` on the 0-255 scale, or None.
         views: names in order; an affine view is an object with its matrix.
-        adaptive: the calibrated stopping margins, `{"stages": [{"views": 1, "margin": 2.5}, ...]}`, or None.
+        adaptive: the calibrated stopping margins, `{"stages": [{"views": 2, "margin": 0.5}, ...], "order": [3, ...]}`,
+            or None.
         metrics: objects with split, n, value, interval. parity: largest differences against Keras.
         golden: objects with `png` (base64), `keras_probability` and `probability` (this file's own).
 
@@ -108,6 +109,7 @@ class ModelCard:
             raise CardError(f"card: 'views' of policy {self.policy!r} must be {', '.join(known)}")
         if self.adaptive is not None:
             read_stages(self.adaptive, len(self.views))
+            read_order(self.adaptive, len(self.views))
         clash = sorted(set(self.extra) & set(_NAMES))
         if clash:
             raise CardError(f"card: 'extra' repeats the key {clash[0]!r}")

@@ -153,7 +153,7 @@ class PatchClassifier:
         Args:
             patches: uint8 `[N, H, W, 3]`, or a sequence of paths, PIL images, arrays `[H, W, 3]` or the bytes of image
                 files; one patch alone counts as N = 1.
-            tta: "full" runs every view of the model, "none" the first one only, "adaptive" the first ones and the
+            tta: "full" runs every view of the model, "none" the first one only, "adaptive" a few and the
                 others where they could change the label, by the margins of the card.
 
         Raises:

@@ -61,7 +61,7 @@ _FAILURES_SHOWN = 5
     type=click.Choice(["full", "adaptive", "none"]),
     default="full",
     show_default=True,
-    help="full: every view of the model, merged. adaptive: the first views, and the others where they could change"
+    help="full: every view of the model, merged. adaptive: a few views, and the others where they could change"
     " the label, by the margins in the model. none: the patch as it is.",
 )
 @click.option("--batch-size", type=click.IntRange(1), help="Views computed at once.  [default: by device]")

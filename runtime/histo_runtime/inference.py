@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from histo_runtime.adaptive import Stage, lead, read_stages
+from histo_runtime.adaptive import Stage, lead, read_order, read_stages
 from histo_runtime.card import ModelCard
 from histo_runtime.device import run_failed
 from histo_runtime.model_file import OUTPUTS
@@ -72,21 +72,25 @@ class Inference:
         return *run(patches, views), np.full(len(patches), len(views))
 
     def _score_in_stages(self, patches: NDArray[np.uint8], run: Any) -> Scores:
-        card = self.card
+        card, order = self.card, self._order
         found, views = run_stages(
             patches,
             run,
             stages=self._stages,
-            views=len(card.views),
+            order=order,
             most_patches=self.most_patches,
             lead=lambda answers: lead(answers, card.activation, card.threshold),
         )
-        merged = over_views(found, views, lambda some: merge_probabilities(some, card.activation, card.merge))
+        merged = over_views(found, views, order, lambda some: merge_probabilities(some, card.activation, card.merge))
         return merged, found, views
 
     @cached_property
     def _stages(self) -> tuple[Stage, ...]:
         return read_stages(self.card.adaptive or {}, len(self.card.views))
+
+    @cached_property
+    def _order(self) -> tuple[int, ...]:
+        return read_order(self.card.adaptive or {}, len(self.card.views))
 
     def _run(
         self, patches: NDArray[np.uint8], views: tuple[int, ...], run_options: Any, whole_batches: bool

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from histo_runtime.adaptive import read_order
 from histo_runtime.card import ModelCard
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class Prediction:
         label: name of the class, None when failed.
         probability: of the positive class (sigmoid) or of `label` (softmax), None when failed.
         std: standard deviation of that probability over the views, 0 for one view, None when failed.
-        views: how many views were run, the first ones of the model; 0 when failed.
+        views: how many views were run, in the order of the card's `adaptive`; 0 when failed.
         error: why the patch failed, empty when it did not.
         class_probability: one number a class, for softmax models only.
         view_probability: that probability under each view, NaN for views that were not run, None when failed.
@@ -51,7 +52,7 @@ class Predictions:
         view_probability: float32 `[N, V]`, or `[N, V, C]` for softmax; NaN for views that were not run.
         class_probability: float32 `[N, C]` for softmax, else None.
         view_names: the V views, in order.
-        views: int64 `[N]`, how many of them were run, the first ones: fewer than V in adaptive augmentation only.
+        views: int64 `[N]`, how many of them were run: fewer than V in adaptive augmentation only.
     """
 
     label: NDArray[np.str_]
@@ -124,24 +125,28 @@ def interpret(
         label, per_class = classes[largest], probability
         of_label, probability = view_probability[rows, :, largest], probability[rows, largest]
     label = np.where(np.isfinite(probability), label, "")
-    std = over_views(of_label, views, lambda run: run.std(axis=1))
+    order = read_order(card.adaptive or {}, of_label.shape[1]) if (views < of_label.shape[1]).any() else ()
+    std = over_views(of_label, views, order, lambda run: run.std(axis=1))
     return Predictions(label, probability, std, view_probability, per_class, view_names, views)
 
 
 def over_views(
     view_probability: NDArray[np.float32],
     views: NDArray[np.int64],
+    order: Sequence[int],
     reduce: Callable[[NDArray[np.float32]], NDArray[np.float32]],
 ) -> NDArray[np.float32]:
     """Reduce the views that were run of each patch: `reduce` is given the patches of which as many were run.
 
     Args:
-        view_probability: `[N, V, ...]`, of which the first `views[n]` count.
-        views: `[N]`.
+        view_probability: `[N, V, ...]`, NaN where a view was not run.
+        views: how many were run, `[N]`.
+        order: positions of the views in the order in which they are run; unread where all were.
         reduce: `[n, v, ...]` -> `[n, ...]`.
     """
     reduced = np.empty((len(views), *view_probability.shape[2:]), np.float32)
     for count in np.unique(views):
         rows = views == count
-        reduced[rows] = reduce(view_probability[rows, :count])
+        every = count == view_probability.shape[1]
+        reduced[rows] = reduce(view_probability[rows] if every else view_probability[rows][:, list(order[:count])])
     return reduced

@@ -38,7 +38,7 @@ def run_stages(
     run: RunViews,
     *,
     stages: Sequence[Stage],
-    views: int,
+    order: Sequence[int],
     most_patches: Callable[[int], int],
     lead: Lead,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -49,25 +49,26 @@ def run_stages(
     Args:
         patches: uint8 `[N, S, S, 3]`, a block, N >= 1.
         run: computes some views of at most `most_patches(len(views))` patches.
-        stages: with view counts that grow to fewer than `views`.
-        views: all there are.
+        stages: with view counts that grow to fewer than there are views.
+        order: positions of all V views, in the order in which they are run.
         most_patches: how many patches are computed at once under so many views.
         lead: view probabilities `[n, v]` or `[n, v, C]` -> `[n]`, see `adaptive.lead`.
 
     Returns:
-        view probabilities `[N, views]` or `[N, views, C]`, NaN where a view was not run; and how many were, `[N]`.
+        view probabilities `[N, V]` or `[N, V, C]`, by position, NaN where a view was not run; and how many were, `[N]`.
     """
     found = np.empty(0, np.float32)  # its shape is told by the first answers
     counts = np.zeros(len(patches), np.int64)
     left, before = np.arange(len(patches)), 0
-    for after, margin in [*((stage.views, stage.margin) for stage in stages), (views, np.inf)]:
-        answers = np.concatenate(list(_batches(patches, left, run, tuple(range(before, after)), most_patches)))
+    for after, margin in [*((stage.views, stage.margin) for stage in stages), (len(order), np.inf)]:
+        new = tuple(order[before:after])
+        answers = np.concatenate(list(_batches(patches, left, run, new, most_patches)))
         if before == 0:
-            found = np.full((len(patches), views, *answers.shape[2:]), np.nan, np.float32)
-        found[left, before:after] = answers
+            found = np.full((len(patches), len(order), *answers.shape[2:]), np.nan, np.float32)
+        found[left[:, None], new] = answers
         counts[left] = before = after
-        if after < views:
-            left = left[~(lead(found[left, :after]) > margin)]
+        if after < len(order):
+            left = left[~(lead(found[left[:, None], order[:after]]) > margin)]
             if not len(left):
                 break
     return found, counts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from random import Random
 
 import numpy as np
 import pytest
@@ -36,14 +37,15 @@ def distance(answers: np.ndarray) -> np.ndarray:
     return np.abs((mean if mean.ndim == 1 else mean[:, 0]) - 0.5)
 
 
-def staged(network: Network, stages: Sequence[Stage], batch_views: int = 8) -> tuple[np.ndarray, np.ndarray]:
-    views = network.answers.shape[1]
+def staged(
+    network: Network, stages: Sequence[Stage], batch_views: int = 8, order: Sequence[int] = ()
+) -> tuple[np.ndarray, np.ndarray]:
     return run_stages(
         network.patches,
         network,
         stages=stages,
-        views=views,
-        most_patches=lambda v: max(1, batch_views // v),
+        order=order or range(network.answers.shape[1]),
+        most_patches=lambda views: max(1, batch_views // views),
         lead=distance,
     )
 
@@ -69,6 +71,19 @@ def test_every_patch_gets_what_it_would_get_alone(block: tuple[np.ndarray, list[
         assert count == min([*enough, answers.shape[1]])
         np.testing.assert_array_equal(row[:count], of_this[0, :count])
         assert np.isnan(row[count:]).all()
+
+
+@given(blocks(), st.randoms())
+def test_views_run_in_the_order_asked_for_and_are_found_by_their_position(
+    block: tuple[np.ndarray, list[Stage]], random: Random
+) -> None:
+    answers, stages = block
+    order = list(range(answers.shape[1]))
+    random.shuffle(order)
+    found, counts = staged(Network(answers), stages, order=order)
+    in_order, same = staged(Network(answers[:, order]), stages)
+    np.testing.assert_array_equal(found[:, order], in_order)
+    np.testing.assert_array_equal(counts, same)
 
 
 @given(blocks(), st.integers(1, 40))
