@@ -20,7 +20,7 @@ from onnx import TensorProto, helper
 
 from histo_export.convert import CORE_INPUT
 from histo_export.engine import open_model
-from histo_runtime.device import import_onnxruntime
+from histo_runtime.onnx_runtime import import_onnxruntime
 
 METHODS = ("minmax", "percentile", "entropy")
 Ranges = dict[str, tuple[float, float]]  # activation -> lowest and highest value

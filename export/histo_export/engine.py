@@ -9,7 +9,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from histo_runtime.device import import_onnxruntime, usable_threads
+from histo_runtime.onnx_runtime import import_onnxruntime
+from histo_runtime.processors import usable_threads
 
 BATCH_VIEWS = 32  # more gains nothing on a CPU
 

@@ -28,10 +28,10 @@ from histo_runtime.card import ModelCard
 from histo_runtime.checksum import checksum_path, sha256_of, write_checksum
 from histo_runtime.colour import Colour
 from histo_runtime.command import say
-from histo_runtime.device import import_onnxruntime
 from histo_runtime.errors import ModelFileError, UsageError
 from histo_runtime.files import check_output, written_aside
 from histo_runtime.golden import GOLDEN_PATCHES, pack_golden, replay_golden
+from histo_runtime.onnx_runtime import import_onnxruntime
 from histo_runtime.progress import Progress
 from histo_runtime.scaling import scale
 

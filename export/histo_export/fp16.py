@@ -6,7 +6,7 @@ import onnx
 
 from histo_export.convert import IR_VERSION
 from histo_export.quantize import head_of
-from histo_runtime.device import import_onnxruntime
+from histo_runtime.onnx_runtime import import_onnxruntime
 
 
 def to_fp16(core: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:

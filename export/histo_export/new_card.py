@@ -12,8 +12,8 @@ from histo_export.network import Network
 from histo_export.policy import KAGGLE, read_policy
 from histo_runtime.card import ModelCard, default_label_rule
 from histo_runtime.command import say
-from histo_runtime.device import import_onnxruntime
 from histo_runtime.errors import ModelFileError, UsageError
+from histo_runtime.onnx_runtime import import_onnxruntime
 
 
 @dataclass(frozen=True)

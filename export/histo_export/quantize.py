@@ -17,8 +17,8 @@ import onnx
 
 from histo_export.calibration import Ranges
 from histo_export.convert import CORE_INPUT, IR_VERSION
-from histo_runtime.device import import_onnxruntime
 from histo_runtime.errors import ModelFileError
+from histo_runtime.onnx_runtime import import_onnxruntime
 
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
 # Operators that onnxruntime's CPU kernels compute in 8 bits between convolutions.

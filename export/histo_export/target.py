@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from histo_runtime.cpu_features import cpu_features, is_arm
-from histo_runtime.errors import UsageError
+import platform
 
+from histo_runtime.errors import UsageError
+from histo_runtime.processors import cpu_features
+
+_ARM = ("aarch64", "arm64")
 TARGETS = ("vnni", "avx2", "arm")
 
 
@@ -18,6 +21,6 @@ def choose_target(name: str) -> str:
         return name
     if name != "auto":
         raise UsageError(f"unknown target {name!r}: choose auto, {', '.join(TARGETS)}")
-    if is_arm():
+    if platform.machine().lower() in _ARM:
         return "arm"
-    return "vnni" if "vnni" in cpu_features() else "avx2"
+    return "vnni" if "vnni" in (cpu_features() or ()) else "avx2"

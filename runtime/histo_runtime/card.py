@@ -6,11 +6,14 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from histo_runtime.adaptive import read_order, read_stages
 from histo_runtime.errors import CardError, InputError
 from histo_runtime.views import MERGES, POLICIES, check_views
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCHEMA = 1
 METADATA_KEY = "histo.card"  # in the ONNX file's metadata_props
@@ -149,6 +152,18 @@ class ModelCard:
             return json.dumps(self.to_dict(), allow_nan=False)
         except (TypeError, ValueError) as error:
             raise CardError(f"card: can't be written as JSON ({error})") from error
+
+    def to_pandas(self) -> pd.Series[Any]:
+        """Return the card without its golden patches as a Series; the cards of some models make a table."""
+        import pandas as pd
+
+        return pd.Series({key: value for key, value in self.to_dict().items() if key != "golden"}, name=self.name)
+
+    def _repr_html_(self) -> str:
+        """Show in a notebook: what the card says, and its golden patches."""
+        from histo_runtime.notebook import card_html
+
+        return card_html(self)
 
     def replace(self, **changes: Any) -> ModelCard:
         """Return a validated copy with some fields changed."""

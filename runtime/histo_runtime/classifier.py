@@ -3,37 +3,29 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from types import TracebackType
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from histo_runtime.adaptive import Stage, lead, read_order, read_stages
-from histo_runtime.card import METADATA_KEY, ModelCard
-from histo_runtime.checksum import sha256_of
-from histo_runtime.device import open_session, quiet_run_options, run_failed, usable_threads
-from histo_runtime.errors import CardError, InputError, ModelFileError, ModelNotFoundError, PatchError, UsageError
-from histo_runtime.patches import patch_from_image, read_patch
+from histo_runtime.device import DeviceRequest, open_session
+from histo_runtime.errors import InputError, UsageError
+from histo_runtime.given import PatchesLike, PatchLike, as_batch, as_patch, name_of
+from histo_runtime.inference import Inference
+from histo_runtime.model_file import ModelFile
+from histo_runtime.onnx_runtime import nodes_by_provider, quiet_run_options
 from histo_runtime.pipeline import Batch, overlapped
-from histo_runtime.predictions import Prediction, Predictions, interpret, over_views
-from histo_runtime.staged import block_patches, run_stages
-from histo_runtime.views import merge_probabilities, view_name
+from histo_runtime.predictions import Prediction, Predictions, interpret
+from histo_runtime.processors import usable_threads
+from histo_runtime.views import view_name
 
 Item = TypeVar("Item")
-_Scores: TypeAlias = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]
-PatchLike: TypeAlias = NDArray[np.uint8] | str | Path | Image.Image
 TTA = ("full", "adaptive", "none")
-# Counted in views. On a CPU more gains nothing and only holds memory (2.4 MB a view in VGG19's first layer
-# alone); on a GPU the matrix units need hundreds.
-_BATCH_VIEWS = {"cpu": 32, "cuda": 256}
-
 _MOST_THREADS = 1024  # onnxruntime takes a 32-bit number, and no machine gains from more
-_KERAS_SUFFIXES = (".h5", ".hdf5", ".keras")
 
 _log = logging.getLogger("histo_runtime")
 
@@ -43,18 +35,25 @@ class PatchClassifier:
 
     Opening it reads and checks the model's card and runs the model once, so `device` is what it really has.
     Safe to use from many threads. Pickling carries the path and the options and opens the file again there.
+    As a context manager, or by `close`, it gives the session's memory back early.
 
     Args:
         model: the ONNX file.
-        device: "auto", "cpu", "cuda" or "cuda:N"; a device that is named never falls back.
+        device: "auto", "cpu", "cuda", "cuda:N" or "tensorrt"; a device that is named never falls back.
         threads: of one inference on the CPU; default: the processors this process may use.
         batch_size: views computed at once; default depends on the device.
         threshold: positive from this probability on; default: the card's.
         resize: scale images of another size instead of refusing them.
+        exact: float32 on a GPU as on a CPU: no TF32.
+        session_options: your own `onnxruntime.SessionOptions`, used as they are, instead of `threads` and what else is
+            set here. To pickle the classifier give a function of a module that makes them.
+        provider_options: your own options by provider, as {"CUDAExecutionProvider": {"gpu_mem_limit": "4000000000"}}.
 
     Attributes:
+        model: the path.
         card: the model's card.
-        device: "cpu" or "cuda:N".
+        device: "cpu", "cuda:N" or "tensorrt:N".
+        note: why "auto" did not take CUDA, else empty; it is logged as a warning too.
 
     Raises:
         ModelNotFoundError, ModelFileError, CardError, DeviceError, InputError: as their names say.
@@ -69,6 +68,9 @@ class PatchClassifier:
         batch_size: int | None = None,
         threshold: float | None = None,
         resize: bool = False,
+        exact: bool = False,
+        session_options: Any | Callable[[], Any] | None = None,
+        provider_options: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
         self._options: dict[str, Any] = {
             "device": device,
@@ -76,77 +78,96 @@ class PatchClassifier:
             "batch_size": batch_size,
             "threshold": threshold,
             "resize": resize,
+            "exact": exact,
+            "session_options": session_options,
+            "provider_options": {name: dict(options) for name, options in (provider_options or {}).items()},
         }
-        for name in ("threads", "batch_size"):
-            if self._options[name] is not None and self._options[name] < 1:
-                raise UsageError(f"{name} must be 1 or more, not {self._options[name]}")
-        if threads is not None and threads > _MOST_THREADS:
-            raise UsageError(f"threads must be {_MOST_THREADS} or less, not {threads}")
-        if threshold is not None and not 0 <= threshold <= 1:
-            raise UsageError(f"threshold must lie between 0 and 1, not {threshold}")
-        self.model = Path(model)
-        if self.model.is_dir():
-            raise ModelFileError(f"{model}: is a folder: name the .onnx file in it")
-        if not self.model.is_file():
-            raise ModelNotFoundError(f"{model}: no such model file: make one with histo-export MODEL ONNX")
-        if self.model.suffix.lower() in _KERAS_SUFFIXES:
-            raise ModelFileError(f"{model}: is a Keras file: run histo-export {model} model.onnx first")
-        self.resize = resize
-        opened = open_session(self.model, device, threads=threads, warm_up=self._warm_up)
-        self._session = opened.session
+        _check_numbers(threads, batch_size, threshold)
+        request = DeviceRequest(
+            device=device,
+            threads=threads,
+            batch_views=batch_size,
+            exact=exact,
+            session_options=session_options() if callable(session_options) else session_options,
+            provider_options=self._options["provider_options"],
+        )
+        self._file = ModelFile(model)
+        opened = open_session(self._file, request)
+        self.model = self._file.path
+        self.card = self._file.card
         self.device = opened.device
-        self.threads = threads or usable_threads()
-        self.batch_size = batch_size or _BATCH_VIEWS[self.device.split(":")[0]]
+        self.threads = opened.threads
+        self.batch_size = opened.batch_views
+        self._inference: Inference | None = Inference(opened.session, self.card, self.device, self.batch_size)
+        self.exact = exact
+        self.resize = resize
         if threshold is not None and self.card.activation == "softmax":
             raise InputError("this model is a softmax: its label is the largest class, a threshold has no meaning")
         # Probabilities are float32; a threshold that is not would split labels and metrics.
         self.threshold = float(np.float32(self.card.threshold if threshold is None else threshold))
-        if opened.note:
-            _log.warning(opened.note)
+        self.note = opened.note
+        if self.note:
+            _log.warning(self.note)
 
     def __getstate__(self) -> dict[str, Any]:
+        own = self._options["session_options"]
+        if own is not None and not callable(own):
+            raise UsageError("session_options can't be pickled: give PatchClassifier a function that makes them")
         return {"model": self.model, "options": self._options}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["model"], **state["options"])  # type: ignore[misc]  # reopening is the point
 
+    def __enter__(self) -> PatchClassifier:
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self.close()
+
     def __repr__(self) -> str:
         return f"PatchClassifier({str(self.model)!r}, device={self.device!r}, policy={self.card.policy!r})"
 
-    @cached_property
-    def sha256(self) -> str:
-        """SHA-256 of the model file, in hexadecimal."""
-        return sha256_of(self.model)
+    def nodes_by_provider(self) -> dict[str, int]:
+        """Count the model's nodes by the provider of onnxruntime that runs them; empty where it does not tell."""
+        return nodes_by_provider(self._open.session)
+
+    def close(self) -> None:
+        """Give the session's memory back once runs of other threads have ended; what is scored later raises."""
+        self._inference = None
 
     @property
+    def sha256(self) -> str:
+        """SHA-256 of the model file, in hexadecimal."""
+        return self._file.sha256
+
+    @cached_property
     def view_names(self) -> tuple[str, ...]:
         """Names of the model's views, in the order of `view_probability`."""
         return tuple(view_name(view) for view in self.card.views)
 
-    def predict(
-        self, patches: NDArray[np.uint8] | PatchLike | Sequence[PatchLike], *, tta: str = "full"
-    ) -> Predictions:
+    def predict(self, patches: PatchesLike, *, tta: str = "full") -> Predictions:
         """Score patches, all held in memory.
 
         Args:
-            patches: uint8 `[N, H, W, 3]`, or a sequence of paths, PIL images or arrays `[H, W, 3]`; one patch
-                alone counts as N = 1.
-            tta: "full" runs every view of the model, "none" the first one only, "adaptive" the first ones and the
+            patches: uint8 `[N, H, W, 3]`, or a sequence of paths, PIL images, arrays `[H, W, 3]` or the bytes of image
+                files; one patch alone counts as N = 1.
+            tta: "full" runs every view of the model, "none" the first one only, "adaptive" a few and the
                 others where they could change the label, by the margins of the card.
 
         Raises:
             PatchError: a patch can't be read or does not fit; `stream` reports such patches instead.
             InputError: adaptive augmentation of a model whose card has no margins, or for another threshold.
         """
-        self.check_tta(tta)
-        batch = self._as_batch(patches)
-        run_options = quiet_run_options()
+        step = self.batch_patches(tta)
+        batch = as_batch(patches, size=self.card.size, resize=self.resize)
         if not len(batch):
             return self._nothing(tta)
-        step = self.batch_patches(tta)
-        parts = [self._score(batch[i : i + step], tta, run_options) for i in range(0, len(batch), step)]
-        probability, view_probability, views = (np.concatenate(part) for part in zip(*parts, strict=True))
-        return self._interpret(probability, view_probability, views)
+        inference, run_options = self._open, quiet_run_options()
+        parts = [inference.score(batch[i : i + step], tta, run_options) for i in range(0, len(batch), step)]
+        scores = parts[0] if len(parts) == 1 else tuple(np.concatenate(part) for part in zip(*parts, strict=True))
+        return self._interpret(*scores)
 
     def stream(
         self, patches: Iterable[PatchLike], *, tta: str = "full", workers: int | None = None
@@ -154,17 +175,20 @@ class PatchClassifier:
         """Score any number of patches in bounded memory; yields a row for each, in order.
 
         A patch that can't be read becomes a row with its reason in `error`. A row is named after the path,
-        or after the position of an array or image in the stream.
+        or after the position of an array, image or bytes in the stream.
 
         Args:
-            patches: paths, PIL images or uint8 arrays `[H, W, 3]`.
+            patches: paths, PIL images, uint8 arrays `[H, W, 3]` or the bytes of image files.
             tta: as for `predict`. Rows come batch by batch, of adaptive augmentation block by block (`batch_patches`).
             workers: decoding threads; default: as many as processors, at most 8.
         """
-        batches = self.batches(enumerate(patches), lambda item: self._as_patch(item[1]), tta=tta, workers=workers)
-        for batch in batches:
+
+        def decode(item: tuple[int, PatchLike]) -> NDArray[np.uint8]:
+            return as_patch(item[1], size=self.card.size, resize=self.resize)
+
+        for batch in self.batches(enumerate(patches), decode, tta=tta, workers=workers):
             for row, ((position, patch), error) in enumerate(zip(batch.items, batch.errors, strict=True)):
-                name = str(patch) if isinstance(patch, str | os.PathLike) else str(position)
+                name = name_of(patch, position)
                 if error or batch.predictions is None:
                     yield Prediction(name=name, error=error)
                 else:
@@ -187,11 +211,11 @@ class PatchClassifier:
         """
         if workers is not None and workers < 1:
             raise UsageError(f"workers must be 1 or more, not {workers}")
-        self.check_tta(tta)
-        run_options = quiet_run_options()
+        batch_patches = self.batch_patches(tta)
+        inference, run_options = self._open, quiet_run_options()
 
         def infer(buffer: NDArray[np.uint8], count: int) -> Predictions:
-            return self._interpret(*self._score(buffer[:count], tta, run_options))
+            return self._interpret(*inference.score(buffer[:count], tta, run_options, whole_batches=True))
 
         def cancel() -> None:
             run_options.terminate = True
@@ -201,17 +225,19 @@ class PatchClassifier:
             decode=decode,
             infer=infer,
             cancel=cancel,
-            batch_patches=self.batch_patches(tta),
+            batch_patches=batch_patches,
             size=self.card.size,
             workers=workers or default_workers(),
         )
 
     def batch_patches(self, tta: str = "full") -> int:
-        """How many patches are scored together: a batch, whose size counts views, or a block that is regrouped."""
+        """How many patches are scored together: a batch, whose size counts views, or a block that is regrouped.
+
+        Raises:
+            UsageError, InputError: see `check_tta`.
+        """
         self.check_tta(tta)
-        if tta == "adaptive":
-            return block_patches(self._stages, self.batch_size)
-        return max(1, self.batch_size // len(self._view_indices(tta)))
+        return self._open.batch_patches(tta)
 
     def check_tta(self, tta: str) -> None:
         """Refuse a test-time augmentation that this model can't be scored with.
@@ -237,6 +263,12 @@ class PatchClassifier:
                 f" export it again with --threshold {self.threshold:g}, or score with full augmentation"
             )
 
+    @property
+    def _open(self) -> Inference:
+        if self._inference is None:
+            raise UsageError(f"{self.model}: this classifier is closed: open it again")
+        return self._inference
+
     def _nothing(self, tta: str) -> Predictions:
         classes = () if self.card.activation == "sigmoid" else (len(self.card.classes),)
         views = 1 if tta == "none" else len(self.card.views)
@@ -249,134 +281,17 @@ class PatchClassifier:
         names = self.view_names[: view_probability.shape[1]]
         return interpret(self.card, probability, view_probability, names, threshold=self.threshold, views=views)
 
-    def _score(self, patches: NDArray[np.uint8], tta: str, run_options: Any) -> _Scores:
-        """Score at most `batch_patches` patches."""
-        if tta == "adaptive":
-            return self._score_in_stages(patches, run_options)
-        indices = self._view_indices(tta)
-        probability, view_probability = self._infer(patches, indices, run_options)
-        return probability, view_probability, np.full(len(patches), len(indices))
-
-    def _score_in_stages(self, patches: NDArray[np.uint8], run_options: Any) -> _Scores:
-        card, order = self.card, self._order
-        found, views = run_stages(
-            patches,
-            lambda some, indices: self._infer(some, indices, run_options)[1],
-            stages=self._stages,
-            order=order,
-            batch_views=self.batch_size,
-            lead=lambda answers: lead(answers, card.activation, card.threshold),
-        )
-        merged = over_views(found, views, order, lambda run: merge_probabilities(run, card.activation, card.merge))
-        return merged, found, views
-
-    def _infer(
-        self, patches: NDArray[np.uint8], view_indices: tuple[int, ...], run_options: Any
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Run the model once: its two outputs for some views, `[N]` and `[N, V]` (`[N, C]` and `[N, V, C]`)."""
-        count, whole = len(patches), max(1, self.batch_size // len(view_indices))
-        if self.device != "cpu" and count < whole:
-            # A GPU tunes itself for each shape of batch it meets: there every one is computed at full size.
-            patches = np.concatenate([patches, np.zeros((whole - count, *patches.shape[1:]), np.uint8)])
-        feed: dict[str, NDArray[Any]] = {"patches": patches}
-        if len(view_indices) != len(self.card.views):
-            feed["views"] = np.array(view_indices, dtype=np.int64)
-        try:
-            probability, view_probability = self._session.run(["probability", "view_probability"], feed, run_options)
-        except Exception as error:  # onnxruntime's errors share no base class
-            raise run_failed(self.device, error) from error
-        return probability[:count], view_probability[:count]
-
-    @cached_property
-    def _order(self) -> tuple[int, ...]:
-        return read_order(self.card.adaptive or {}, len(self.card.views))
-
-    @cached_property
-    def _stages(self) -> tuple[Stage, ...]:
-        return read_stages(self.card.adaptive or {}, len(self.card.views))
-
-    def _view_indices(self, tta: str) -> tuple[int, ...]:
-        return (0,) if tta == "none" else tuple(range(len(self.card.views)))
-
-    def _as_batch(self, patches: Any) -> NDArray[np.uint8]:
-        if isinstance(patches, np.ndarray) and patches.ndim == 4:
-            try:
-                self._check_array(patches, patches.shape[1:])
-            except PatchError as error:
-                raise PatchError(f"each patch {error}") from error
-            return patches
-        if isinstance(patches, np.ndarray | str | Path | Image.Image):
-            patches = [patches]
-        if not isinstance(patches, Iterable):
-            raise InputError(f"patches are a {type(patches).__name__}: give uint8 arrays, paths or PIL images")
-        decoded = [self._as_named_patch(patch, position) for position, patch in enumerate(patches)]
-        size = self.card.size
-        return np.stack(decoded) if decoded else np.empty((0, size, size, 3), np.uint8)
-
-    def _as_named_patch(self, patch: PatchLike, position: int) -> NDArray[np.uint8]:
-        try:
-            return self._as_patch(patch)
-        except PatchError as error:
-            name = patch if isinstance(patch, str | os.PathLike) else f"patch {position}"
-            raise PatchError(f"{name} {error}") from error
-
-    def _as_patch(self, patch: PatchLike) -> NDArray[np.uint8]:
-        if isinstance(patch, np.ndarray):
-            self._check_array(patch, patch.shape)
-            return patch
-        if isinstance(patch, Image.Image):
-            return patch_from_image(patch, size=self.card.size, resize=self.resize)
-        if isinstance(patch, str | os.PathLike):
-            return read_patch(Path(patch), size=self.card.size, resize=self.resize)
-        raise PatchError(f"is a {type(patch).__name__}: give uint8 arrays, paths or PIL images")
-
-    def _check_array(self, array: NDArray[Any], shape: tuple[int, ...]) -> None:
-        size = self.card.size
-        if array.dtype != np.uint8:
-            raise PatchError(f"is an array of {array.dtype}: give uint8 from 0 to 255, the model scales it")
-        if shape != (size, size, 3):
-            raise PatchError(f"is an array of shape {shape}: the model takes ({size}, {size}, 3)")
-
-    def _warm_up(self, session: Any) -> None:
-        """Check the contract of the file, then run it once, all views, as the first real batch will."""
-        self.card = _read_card(self.model, session)
-        _check_signature(self.model, session, self.card)
-        patch = np.zeros((1, self.card.size, self.card.size, 3), np.uint8)
-        outputs = session.run(["probability", "view_probability"], {"patches": patch}, quiet_run_options())
-        classes = [] if self.card.activation == "sigmoid" else [len(self.card.classes)]
-        shapes = [list(output.shape) for output in outputs]
-        if shapes != [[1, *classes], [1, len(self.card.views), *classes]]:
-            raise ModelFileError(
-                f"{self.model}: gives {shapes}, which are not the classes and views of its card: export it again"
-            )
-
 
 def default_workers() -> int:
     """How many threads decode unless told otherwise: a patch takes well under a millisecond."""
     return min(8, usable_threads())
 
 
-def _read_card(model: Path, session: Any) -> ModelCard:
-    try:
-        text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-    except UnicodeDecodeError as error:
-        raise CardError(f"{model}: its card is not UTF-8: export it again with histo-export") from error
-    if text is None:
-        raise CardError(f"{model}: has no histo-edge card: export it with histo-export MODEL ONNX")
-    try:
-        return ModelCard.from_json(text)
-    except CardError as error:
-        raise CardError(f"{model}: {error}: export it again with histo-export") from error
-
-
-def _check_signature(model: Path, session: Any, card: ModelCard) -> None:
-    inputs = {item.name: item.type for item in session.get_inputs()}
-    outputs = {item.name for item in session.get_outputs()}
-    if inputs != {"patches": "tensor(uint8)"} or not {"probability", "view_probability"} <= outputs:
-        raise ModelFileError(f"{model}: inputs and outputs are not those of a histo-edge model: export it again")
-    shape = session.get_inputs()[0].shape
-    if shape[1:] != [card.size, card.size, 3]:
-        raise ModelFileError(f"{model}: takes patches {shape[1:]}, its card says {card.size} pixels: export it again")
-    overridable = {item.name for item in session.get_overridable_initializers()}
-    if len(card.views) > 1 and "views" not in overridable:
-        raise ModelFileError(f"{model}: its views can't be chosen: export it again with histo-export")
+def _check_numbers(threads: int | None, batch_size: int | None, threshold: float | None) -> None:
+    for name, number in (("threads", threads), ("batch_size", batch_size)):
+        if number is not None and number < 1:
+            raise UsageError(f"{name} must be 1 or more, not {number}")
+    if threads is not None and threads > _MOST_THREADS:
+        raise UsageError(f"threads must be {_MOST_THREADS} or less, not {threads}")
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise UsageError(f"threshold must lie between 0 and 1, not {threshold}")

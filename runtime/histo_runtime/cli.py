@@ -52,20 +52,25 @@ _FAILURES_SHOWN = 5
     "--device",
     default="auto",
     show_default=True,
-    metavar="auto|cpu|cuda|cuda:N",
+    metavar="auto|cpu|cuda|cuda:N|tensorrt",
     help="auto takes CUDA when it really runs, else the CPU; a named device never falls back.",
 )
+@click.option("--exact", is_flag=True, help="Full float32 on a GPU: no TF32.")
 @click.option(
     "--tta",
     type=click.Choice(["full", "adaptive", "none"]),
     default="full",
     show_default=True,
-    help="full: every view of the model, merged. adaptive: the first views, and the others where they could change"
+    help="full: every view of the model, merged. adaptive: a few views, and the others where they could change"
     " the label, by the margins in the model. none: the patch as it is.",
 )
 @click.option("--batch-size", type=click.IntRange(1), help="Views computed at once.  [default: by device]")
-@click.option("--threads", type=click.IntRange(1, 1024), help="Threads of one inference.  [default: all processors]")
-@click.option("--workers", type=click.IntRange(1), help="Threads that decode.  [default: processors, at most 8]")
+@click.option(
+    "--threads",
+    type=click.IntRange(1, 1024),
+    help="Threads of one inference.  [default: the processors this process may use]",
+)
+@click.option("--workers", type=click.IntRange(1), help="Threads that decode.  [default: likewise, at most 8]")
 @click.option(
     "--threshold",
     type=click.FloatRange(0, 1),
@@ -91,6 +96,7 @@ def infer(
     output: str,
     table_format: str,
     device: str,
+    exact: bool,
     tta: str,
     batch_size: int | None,
     threads: int | None,
@@ -142,6 +148,7 @@ def infer(
     classifier = PatchClassifier(
         _model_path(model),
         device=device,
+        exact=exact,
         threads=threads or unfinished.threads,
         batch_size=batch_size or unfinished.batch_size,
         threshold=threshold,
@@ -179,7 +186,8 @@ def doctor(model: Path | None, as_json: bool) -> None:
     """
     from dataclasses import asdict
 
-    from histo_runtime.doctor import Check, check_machine, open_model, read_aloud
+    from histo_runtime.doctor import Check, check_machine, open_model
+    from histo_runtime.read_aloud import read_aloud
 
     checks = list(check_machine())
     classifier = None

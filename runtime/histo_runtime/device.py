@@ -8,143 +8,237 @@ a session on the CPU.
 
 from __future__ import annotations
 
-import io
-import os
+import logging
 import re
-from collections.abc import Callable
-from contextlib import redirect_stdout
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from histo_runtime.errors import DeviceError, HistoError, ModelFileError, UsageError, missing_extra
+from histo_runtime.cuda_libraries import DRIVERS
+from histo_runtime.errors import DeviceError, HistoError, ModelFileError, UsageError
+from histo_runtime.onnx_runtime import (
+    both_wheels,
+    create_session,
+    first_line,
+    import_onnxruntime,
+    missing_for_cuda,
+    preload,
+)
+from histo_runtime.processors import usable_threads
+from histo_runtime.tensorrt import engine_folder, engine_options, profile_options
 
-_CUDA = "CUDAExecutionProvider"
-_CPU = "CPUExecutionProvider"
-_LOG_ERRORS = 3  # onnxruntime severities: 2 warning, 3 error
-_LOG_WARNINGS = 2
+CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
+_NAMES = {CUDA: "CUDA", TENSORRT: "TensorRT"}
+# Counted in views. On a CPU more gains nothing and only holds memory (2.4 MB a view in VGG19's first layer
+# alone); on a GPU the matrix units need hundreds.
+_BATCH_VIEWS = {"cpu": 32, "cuda": 256, "tensorrt": 256}
+_GPU_EXTRA = 'pip install "histo-edge[gpu]"'
+
+_log = logging.getLogger("histo_runtime")
+
+
+class ModelFile(Protocol):
+    """What this module must be able to ask of a model."""
+
+    path: Path
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the file."""
+
+    def inspect(self, session: Any) -> tuple[int, int]:
+        """Check the contract of the file; returns the side of its patches and how many views it has."""
+
+    def warm_up(self, session: Any, batch_views: int) -> None:
+        """Run the session once, on a batch of so many views; raises when that fails."""
+
+
+@dataclass(frozen=True)
+class DeviceRequest:
+    """What a caller asks for.
+
+    Attributes:
+        device: "auto", "cpu", "cuda", "cuda:N", "tensorrt" or "tensorrt:N".
+        threads: of one inference on the CPU; None takes what this process may use.
+        batch_views: views computed at once; None leaves it to the device.
+        exact: no TF32 on a GPU: float32 as on a CPU.
+        session_options: the caller's own onnxruntime.SessionOptions, used as they are.
+        provider_options: provider -> options, on top of what this module sets.
+    """
+
+    device: str = "auto"
+    threads: int | None = None
+    batch_views: int | None = None
+    exact: bool = False
+    session_options: Any | None = None
+    provider_options: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    def parsed(self) -> tuple[str, int]:
+        """Return kind and index of the device.
+
+        Raises:
+            UsageError: there is no such device, or the other requests can't be met together with it.
+        """
+        match = re.fullmatch(r"(auto|cpu|(?:cuda|tensorrt)(?::(\d+))?)", self.device)
+        if not match:
+            raise UsageError(f"unknown device {self.device!r}: choose auto, cpu, cuda, cuda:N or tensorrt")
+        kind = match[1].split(":")[0]
+        if kind == "tensorrt" and self.exact:
+            raise UsageError("exact: onnxruntime can't keep TensorRT from TF32: choose the device cuda or cpu for it")
+        if self.session_options is not None and self.threads is not None:
+            raise UsageError("threads: set intra_op_num_threads in your session options instead")
+        for name, options in self.provider_options.items():
+            if name not in (CPU, CUDA, TENSORRT):
+                raise UsageError(f"provider_options: unknown provider {name!r}: choose {CPU}, {CUDA} or {TENSORRT}")
+            if "device_id" in options:
+                raise UsageError("provider_options: leave device_id to the device, as in cuda:1")
+        return kind, int(match[2] or 0)
 
 
 @dataclass(frozen=True)
 class OpenSession:
-    """A session and the device it runs on; `note` says why `auto` did not take CUDA, else it is empty."""
+    """A session and where it runs.
+
+    Attributes:
+        session: it ran a batch on this device.
+        device: "cpu", "cuda:N" or "tensorrt:N".
+        threads: of one inference on the CPU.
+        batch_views: views computed at once.
+        note: why `auto` did not take CUDA, else empty.
+    """
 
     session: Any
     device: str
+    threads: int
+    batch_views: int
     note: str = ""
 
 
-def open_session(model: Path, device: str, *, threads: int | None, warm_up: Callable[[Any], None]) -> OpenSession:
+def open_session(model: ModelFile, request: DeviceRequest) -> OpenSession:
     """Open an ONNX file on a device and prove it with a warm-up run.
 
-    Args:
-        model: the ONNX file.
-        device: "auto", "cpu", "cuda" or "cuda:N".
-        threads: of one inference on the CPU; None takes what this process may use.
-        warm_up: runs the session once on something representative, and raises when that fails.
-
     Raises:
-        UsageError: no such device name.
+        UsageError: a request that can't be meant.
         DeviceError: a device that was named can't run the model.
         ModelFileError: the file is no ONNX model that this onnxruntime opens.
     """
-    cuda_index = _parse(device)
-    note = ""
-    if device == "auto" or cuda_index is not None:
-        try:
-            return OpenSession(_open_cuda(model, cuda_index or 0, threads, warm_up), f"cuda:{cuda_index or 0}")
-        except DeviceError as error:
-            if device != "auto":
-                raise
-            note = f"running on the CPU: {error}"
-    return OpenSession(_open_cpu(model, threads, warm_up), "cpu", note)
-
-
-def usable_threads() -> int:
-    """Count the processors this process may use (its affinity where the system tells it)."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def import_onnxruntime() -> Any:
-    """Import onnxruntime, or raise the line that installs it."""
+    kind, index = request.parsed()
+    opening = _Opening(model, request, index)
+    if kind == "tensorrt":
+        return opening.tensorrt()
+    if kind == "cuda":
+        return opening.cuda()
+    if kind == "cpu":
+        return opening.cpu()
     try:
-        import onnxruntime
-    except ImportError as error:
-        raise missing_extra("onnxruntime", "cpu", "running a model") from error
-    return onnxruntime
-
-
-def quiet_run_options() -> Any:
-    """Run options that show warnings of a run; the session itself logs errors only (see `_create`)."""
-    options = import_onnxruntime().RunOptions()
-    options.log_severity_level = _LOG_WARNINGS
-    return options
+        return opening.cuda()
+    except DeviceError as error:
+        return opening.cpu(note=f"running on the CPU: {error}")
 
 
 def run_failed(device: str, error: Exception) -> DeviceError:
     """Describe a run that failed on a session which had run before: memory, most often."""
-    return DeviceError(f"a run on {device} failed ({_first_line(error)}): choose a smaller batch size")
+    return DeviceError(f"a run on {device} failed ({first_line(error)}): choose a smaller batch size")
 
 
-def _parse(device: str) -> int | None:
-    """Return the index of a CUDA device, None for the others."""
-    match = re.fullmatch(r"cuda(?::(\d+))?", device)
-    if match:
-        return int(match[1] or 0)
-    if device in ("auto", "cpu"):
-        return None
-    raise UsageError(f"unknown device {device!r}: choose auto, cpu, cuda or cuda:N")
+@dataclass(frozen=True)
+class _Opening:
+    model: ModelFile
+    request: DeviceRequest
+    index: int
+
+    def cpu(self, note: str = "") -> OpenSession:
+        try:
+            session = self._create([self._provider(CPU)])
+            self.model.inspect(session)
+            self.model.warm_up(session, 1)
+        except HistoError:
+            raise
+        except Exception as error:  # onnxruntime's errors share no base class
+            raise ModelFileError(
+                f"{self.model.path}: onnxruntime can't run it ({first_line(error)}): export it again with histo-export"
+            ) from error
+        return self._opened(session, "cpu", note)
+
+    def cuda(self) -> OpenSession:
+        return self._opened(self._on_gpu(CUDA, [self._cuda(), self._provider(CPU)]), f"cuda:{self.index}")
+
+    def tensorrt(self) -> OpenSession:
+        self._require(TENSORRT)
+        size, views = self.model.inspect(self.cpu().session)
+        patches = max(1, self._batch_views("tensorrt") // views)
+        folder = engine_folder(self.model.sha256, import_onnxruntime().__version__, patches)
+        if not any(folder.iterdir()):
+            _log.warning("building TensorRT engines in %s: this takes minutes, once", folder)
+        engine, profile = engine_options(folder, self.index), profile_options(size, views, patches)
+        rest = [self._cuda(), self._provider(CPU)]
+        try:
+            session = self._on_gpu(TENSORRT, [self._provider(TENSORRT, {**engine, **profile}), *rest])
+        except DeviceError as error:
+            # TensorRT may be given only a part of the graph, whose inputs have names that no one outside knows. Without
+            # a profile it builds for the shapes it sees, and every batch has the shape of the warm-up run.
+            if "associated" not in str(error) or "profiles" not in str(error):
+                raise
+            session = self._on_gpu(TENSORRT, [self._provider(TENSORRT, engine), *rest])
+        return self._opened(session, f"tensorrt:{self.index}")
+
+    def _on_gpu(self, provider: str, providers: list[Any]) -> Any:
+        self._require(provider)
+        name = _NAMES[provider]
+        try:
+            session = self._create(providers)
+            session.disable_fallback()  # a run that fails there must raise, not move to the CPU
+            self.model.inspect(session)
+            self._check_loaded(session, provider)
+            self.model.warm_up(session, self._batch_views(name.lower()))
+        except HistoError:
+            raise
+        except Exception as error:  # onnxruntime's errors share no base class
+            self.cpu()  # when that fails too, it is the model's fault
+            raise DeviceError(f"{name} device {self.index} can't run the model: {first_line(error)}") from error
+        self._check_loaded(session, provider)
+        return session
+
+    def _check_loaded(self, session: Any, provider: str) -> None:
+        if session.get_providers()[0] != provider:
+            where = f"{_NAMES[provider]} for device {self.index}"
+            raise DeviceError(f"onnxruntime could not load {where}: {_why_not_loaded()}")
+
+    def _require(self, provider: str) -> None:
+        """Refuse a build of onnxruntime without the provider; else load what pip installed for it."""
+        ort = import_onnxruntime()
+        if provider not in ort.get_available_providers():
+            remedy = both_wheels() or _GPU_EXTRA
+            raise DeviceError(f"this onnxruntime ({ort.__version__}) is built without {_NAMES[provider]}: {remedy}")
+        preload(ort)
+
+    def _cuda(self) -> Any:
+        return self._provider(CUDA, {"device_id": str(self.index), **({"use_tf32": "0"} if self.request.exact else {})})
+
+    def _provider(self, name: str, options: Mapping[str, str] | None = None) -> Any:
+        merged = {**(options or {}), **self.request.provider_options.get(name, {})}
+        return (name, merged) if merged else name
+
+    def _create(self, providers: list[Any]) -> Any:
+        options = self.request.session_options
+        return create_session(self.model.path, providers, threads=self._threads, session_options=options)
+
+    @property
+    def _threads(self) -> int:
+        own = getattr(self.request.session_options, "intra_op_num_threads", None)
+        return self.request.threads or own or usable_threads()
+
+    def _batch_views(self, kind: str) -> int:
+        return self.request.batch_views or _BATCH_VIEWS[kind]
+
+    def _opened(self, session: Any, device: str, note: str = "") -> OpenSession:
+        return OpenSession(session, device, self._threads, self._batch_views(device.split(":", maxsplit=1)[0]), note)
 
 
-def _open_cuda(model: Path, index: int, threads: int | None, warm_up: Callable[[Any], None]) -> Any:
-    ort = import_onnxruntime()
-    if _CUDA not in ort.get_available_providers():
-        raise DeviceError(f'this onnxruntime ({ort.__version__}) is built without CUDA: pip install "histo-edge[gpu]"')
-    if hasattr(ort, "preload_dlls"):
-        with redirect_stdout(io.StringIO()):  # it prints what it misses; the warm-up run is what counts
-            ort.preload_dlls()  # finds the CUDA and cuDNN libraries that pip installed
-    try:
-        session = _create(model, [(_CUDA, {"device_id": str(index)}), _CPU], threads)
-        session.disable_fallback()  # a run that fails on CUDA must raise, not move to the CPU
-        warm_up(session)
-    except HistoError:
-        raise
-    except Exception as error:  # onnxruntime's errors share no base class
-        _open_cpu(model, threads, warm_up)  # when that fails too, it is the model's fault
-        raise DeviceError(f"CUDA device {index} can't run the model: {_first_line(error)}") from error
-    if session.get_providers()[0] != _CUDA:
-        raise DeviceError(
-            f"onnxruntime could not load CUDA for device {index} (driver, CUDA or cuDNN library missing):"
-            " histo-doctor says which"
-        )
-    return session
-
-
-def _open_cpu(model: Path, threads: int | None, warm_up: Callable[[Any], None]) -> Any:
-    try:
-        session = _create(model, [_CPU], threads)
-        warm_up(session)
-    except HistoError:
-        raise
-    except Exception as error:  # onnxruntime's errors share no base class
-        raise ModelFileError(
-            f"{model}: onnxruntime can't run it ({_first_line(error)}): export it again with histo-export"
-        ) from error
-    return session
-
-
-def _create(model: Path, providers: list[Any], threads: int | None) -> Any:
-    ort = import_onnxruntime()
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or usable_threads()
-    # At load onnxruntime warns once that `views` is an overridable initializer, which is what it is for.
-    # Errors stay visible, and so do the warnings of every run and of the providers, which log elsewhere.
-    options.log_severity_level = _LOG_ERRORS
-    # Without enable_fallback=0 a provider that fails is replaced by the CPU, with a print to stdout.
-    return ort.InferenceSession(str(model), options, providers=providers, enable_fallback=0)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0][:300] or type(error).__name__
+def _why_not_loaded() -> str:
+    missing = missing_for_cuda(import_onnxruntime())
+    if not missing:
+        return "a library of its own is missing: histo-doctor says which are found"
+    driver = " (the driver of the graphics card)" if missing[0] in DRIVERS else ""
+    return f"missing {missing[0]}{driver}{''.join(f', {name}' for name in missing[1:])}: {both_wheels() or _GPU_EXTRA}"

@@ -25,7 +25,7 @@ class Prediction:
         label: name of the class, None when failed.
         probability: of the positive class (sigmoid) or of `label` (softmax), None when failed.
         std: standard deviation of that probability over the views, 0 for one view, None when failed.
-        views: how many views were run, the first ones of the model; 0 when failed.
+        views: how many views were run, in the order of the card's `adaptive`; 0 when failed.
         error: why the patch failed, empty when it did not.
         class_probability: one number a class, for softmax models only.
         view_probability: that probability under each view, NaN for views that were not run, None when failed.
@@ -41,7 +41,7 @@ class Prediction:
     view_probability: tuple[float, ...] | None = None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Predictions:
     """Predictions for N patches under V views.
 
@@ -52,7 +52,7 @@ class Predictions:
         view_probability: float32 `[N, V]`, or `[N, V, C]` for softmax; NaN for views that were not run.
         class_probability: float32 `[N, C]` for softmax, else None.
         view_names: the V views, in order.
-        views: int64 `[N]`, how many of them were run, the first ones: fewer than V in adaptive augmentation only.
+        views: int64 `[N]`, how many of them were run: fewer than V in adaptive augmentation only.
     """
 
     label: NDArray[np.str_]
@@ -65,6 +65,15 @@ class Predictions:
 
     def __len__(self) -> int:
         return len(self.probability)
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} predictions under {len(self.view_names)} views>"
+
+    def _repr_html_(self) -> str:
+        """Show in a notebook: counts by label and the first patches."""
+        from histo_runtime.notebook import predictions_html
+
+        return predictions_html(self)
 
     def row(self, index: int, name: str) -> Prediction:
         """Return patch `index` as a row called `name`; a probability that is not a number makes it a failed one."""

@@ -13,8 +13,8 @@ import numpy as np
 
 from histo_runtime import __version__
 from histo_runtime.classifier import PatchClassifier, default_workers
-from histo_runtime.device import import_onnxruntime
 from histo_runtime.journal import read_manifest
+from histo_runtime.onnx_runtime import import_onnxruntime
 from histo_runtime.results import STDOUT, partial_path
 from histo_runtime.sources import PatchInputs
 from histo_runtime.tally import Tally
@@ -93,6 +93,7 @@ def run_manifest(classifier: PatchClassifier, inputs: PatchInputs, options: RunO
         "batch_size": classifier.batch_size,
         "threads": classifier.threads,
         "device": classifier.device,
+        "exact": classifier.exact,
         "onnxruntime": import_onnxruntime().__version__,
         "tta": options.tta,
         "per_view": options.per_view,
@@ -109,7 +110,7 @@ def run_record(
     started: datetime,
 ) -> dict[str, Any]:
     """Return the record of a finished run, for `NAME.run.json`."""
-    settings = ("tta", "per_view", "threshold", "resize", "batch_size", "threads", "block")
+    settings = ("tta", "per_view", "threshold", "resize", "batch_size", "threads", "exact", "block")
     tally = summary.tally
     counts = {"inputs": tally.done + tally.failed, "done": tally.done, "failed": tally.failed}
     return {

@@ -23,9 +23,13 @@ Lead: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.floating[Any]]]
 _BATCHES = 8
 
 
-def block_patches(stages: Sequence[Stage], batch_views: int) -> int:
-    """How many patches make a block: a multiple of the first round's batches, so that all of these are full."""
-    first = max(1, batch_views // stages[0].views)
+def block_patches(first: int, batch_views: int) -> int:
+    """How many patches make a block: a multiple of the first round's batches, so that all of these are full.
+
+    Args:
+        first: patches in a batch of the first round.
+        batch_views: views computed at once.
+    """
     return first * -(-_BATCHES * batch_views // first)
 
 
@@ -35,7 +39,7 @@ def run_stages(
     *,
     stages: Sequence[Stage],
     order: Sequence[int],
-    batch_views: int,
+    most_patches: Callable[[int], int],
     lead: Lead,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Run the first views of every patch, and the next ones of those whose lead is not above the stage's margin.
@@ -44,10 +48,10 @@ def run_stages(
 
     Args:
         patches: uint8 `[N, S, S, 3]`, a block, N >= 1.
-        run: computes some views of at most `batch_views // len(views)` patches, or of one.
+        run: computes some views of at most `most_patches(len(views))` patches.
         stages: with view counts that grow to fewer than there are views.
         order: positions of all V views, in the order in which they are run.
-        batch_views: views computed at once.
+        most_patches: how many patches are computed at once under so many views.
         lead: view probabilities `[n, v]` or `[n, v, C]` -> `[n]`, see `adaptive.lead`.
 
     Returns:
@@ -58,7 +62,7 @@ def run_stages(
     left, before = np.arange(len(patches)), 0
     for after, margin in [*((stage.views, stage.margin) for stage in stages), (len(order), np.inf)]:
         new = tuple(order[before:after])
-        answers = np.concatenate(list(_batches(patches, left, run, new, batch_views)))
+        answers = np.concatenate(list(_batches(patches, left, run, new, most_patches)))
         if before == 0:
             found = np.full((len(patches), len(order), *answers.shape[2:]), np.nan, np.float32)
         found[left[:, None], new] = answers
@@ -71,8 +75,12 @@ def run_stages(
 
 
 def _batches(
-    patches: NDArray[np.uint8], left: NDArray[np.intp], run: RunViews, views: tuple[int, ...], batch_views: int
+    patches: NDArray[np.uint8],
+    left: NDArray[np.intp],
+    run: RunViews,
+    views: tuple[int, ...],
+    most_patches: Callable[[int], int],
 ) -> Iterator[NDArray[np.float32]]:
-    step = max(1, batch_views // len(views))
+    step = most_patches(len(views))
     for start in range(0, len(left), step):
         yield run(patches[left[start : start + step]], views)

@@ -19,6 +19,7 @@ KEYS = set(
     " threshold threshold_rule temperature label_rule colour policy views merge adaptive precision calibration"
     " metrics parity golden intended_use data licence references".split()
 )
+ONE_STAGE = {"stages": [{"views": 1, "margin": 1}]}
 FULL = {
     "schema": 1,
     "name": "Zwölf ✓",
@@ -40,7 +41,11 @@ FULL = {
     "policy": "d4",
     "views": list(POLICIES["d4"]),
     "merge": "gmean",
-    "adaptive": {"stages": [{"views": 1, "margin": 2.5}, {"views": 4, "margin": 0}], "patches": 300, "on": "valid"},
+    "adaptive": {
+        "stages": [{"views": 1, "margin": 2.5}, {"views": 4, "margin": 0}],
+        "order": [3, 6, 5, 0, 1, 4, 7, 2],
+        "patches": 300,
+    },
     "precision": "int8",
     "calibration": {"method": "entropy", "patches": 512, "sha256": "cd" * 32},
     "metrics": [{"split": "valid", "n": 3000, "name": "auc", "value": 0.95, "interval": [0.94, 0.96]}],
@@ -116,6 +121,8 @@ def test_unknown_keys_are_kept(extra: dict[str, Any]) -> None:
             *(0.1, [], {}, {"stages": []}, {"stages": None}, {"stages": [1]}, {"stages": [{"views": 1}]}),
             *({"stages": [{"views": views, "margin": 1}]} for views in (0, 8, 9, -1, 1.5, True, "1")),
             *({"stages": [{"views": 1, "margin": margin}]} for margin in (-0.1, None, "1", True)),
+            *({**ONE_STAGE, "order": order} for order in ([], [0], [*range(1, 9)], [0, *range(7)], 8, [*"01234567"])),
+            {**ONE_STAGE, "order": [False, True, *range(2, 8)]},
             {"stages": [{"views": 2, "margin": 1}, {"views": 2, "margin": 1}]},
             {"stages": [{"views": 4, "margin": 1}, {"views": 2, "margin": 1}]},
         ],

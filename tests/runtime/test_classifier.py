@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import multiprocessing
 import pickle
@@ -9,6 +10,7 @@ import random
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,6 +27,7 @@ from histo_runtime.errors import CardError, DeviceError, InputError, ModelFileEr
 from tests.conftest import DATA, SIDE
 from tests.runtime.onnx_bytes import card_of, with_card, with_card_text
 
+CPU = "CPUExecutionProvider"
 VIEWS = ("identity", "hflip", "vflip", "rot180", "transpose", "rot90", "rot270", "antitranspose")
 # The eight presentations of a patch in numpy's own words, in the contract's order.
 PRESENTATIONS: tuple[Callable[[np.ndarray], np.ndarray], ...] = (
@@ -55,17 +58,22 @@ def test_predictions_have_the_shapes_of_the_contract(tiny: PatchClassifier, patc
     assert found.std.max() > 1e-3
 
 
-def test_arrays_paths_and_images_give_the_same_answer(tiny: PatchClassifier, patches: np.ndarray, folder: Path) -> None:
+def test_arrays_paths_images_and_bytes_give_the_same_answer(
+    tiny: PatchClassifier, patches: np.ndarray, folder: Path
+) -> None:
     paths = [next(folder.rglob(f"{index:02}.png")) for index in range(len(patches))]
     images = [Image.fromarray(patch) for patch in patches]
     expected = tiny.predict(patches).view_probability
-    for given_as in (list(patches), paths, [str(path) for path in paths], images, [*paths[:3], *images[3:]]):
+    files = [path.read_bytes() for path in paths]
+    as_text = [str(path) for path in paths]
+    for given_as in (list(patches), paths, as_text, images, files, [*paths[:3], *images[3:6], *files[6:]]):
         np.testing.assert_array_equal(tiny.predict(given_as).view_probability, expected)
 
 
 def test_one_patch_alone_counts_as_one(tiny: PatchClassifier, patches: np.ndarray, folder: Path) -> None:
     expected = tiny.predict(patches[:1]).probability
-    for alone in (patches[0], Image.fromarray(patches[0]), folder / "0" / "00.png", str(folder / "0" / "00.png")):
+    path = folder / "0" / "00.png"
+    for alone in (patches[0], Image.fromarray(patches[0]), path, str(path), path.read_bytes()):
         np.testing.assert_array_equal(tiny.predict(alone).probability, expected)
 
 
@@ -158,7 +166,8 @@ def test_stream_equals_predict_row_for_row_and_bad_patches_keep_their_place(
 
 def test_stream_names_rows_after_path_or_position(tiny: PatchClassifier, patches: np.ndarray, folder: Path) -> None:
     path = folder / "0" / "00.png"
-    assert [row.name for row in tiny.stream([path, patches[0], str(path)])] == [str(path), "1", str(path)]
+    rows = tiny.stream([path, patches[0], str(path), path.read_bytes()])
+    assert [row.name for row in rows] == [str(path), "1", str(path), "3"]
 
 
 def test_stream_takes_any_number_and_reads_only_a_little_ahead(tiny: PatchClassifier, patches: np.ndarray) -> None:
@@ -423,13 +432,84 @@ def _predict_there(classifier: PatchClassifier, patches: np.ndarray) -> np.ndarr
     return classifier.predict(patches).view_probability
 
 
-def test_eight_threads_get_the_same_bits(tiny: PatchClassifier, patches: np.ndarray) -> None:
-    expected = [tiny.predict(patches[start:]).view_probability for start in range(8)]
-    with ThreadPoolExecutor(8) as pool:
+def test_32_threads_get_the_bits_of_one(tiny: PatchClassifier, patches: np.ndarray, tmp_path: Path) -> None:
+    stages = {"stages": [{"views": 1, "margin": 0.66}]}
+    model = with_card(tiny.model, tmp_path / "m.onnx", lambda card: card.update(adaptive=stages))
+    classifier = PatchClassifier(model, device="cpu", threads=2, batch_size=64)
+    work = [(start, tta) for start in range(16) for tta in ("full", "adaptive")]
+
+    def scored(start: int, tta: str) -> tuple[bytes, bytes]:
+        found = classifier.predict(patches[start:], tta=tta)
+        return found.view_probability.tobytes(), found.probability.tobytes()
+
+    expected = [scored(*one) for one in work]
+    with ThreadPoolExecutor(32) as pool:
         for _ in range(4):
-            found = list(pool.map(lambda start: tiny.predict(patches[start:]).view_probability, range(8)))
-            for one, other in zip(found, expected, strict=True):
-                np.testing.assert_array_equal(one, other)
+            assert list(pool.map(lambda one: scored(*one), work)) == expected
+
+
+def test_streams_in_many_threads_keep_their_order_and_bits(tiny: PatchClassifier, patches: np.ndarray) -> None:
+    expected = [row.probability for row in tiny.stream(patches)]
+    with ThreadPoolExecutor(8) as pool:
+        for found in pool.map(lambda _: [row.probability for row in tiny.stream(patches, workers=2)], range(8)):
+            assert found == expected
+
+
+def test_a_closed_classifier_says_so_and_a_copy_of_it_opens_again(tiny: PatchClassifier, patches: np.ndarray) -> None:
+    with PatchClassifier(tiny.model, device="cpu", threads=1) as classifier:
+        expected = classifier.predict(patches).probability
+    for call in (lambda: classifier.predict(patches), lambda: list(classifier.stream(patches))):
+        with pytest.raises(InputError, match=r"sigmoid_d4\.onnx: this classifier is closed: open it again"):
+            call()
+    classifier.close()
+    copy = pickle.loads(pickle.dumps(classifier))
+    np.testing.assert_array_equal(copy.predict(patches).probability, expected)
+
+
+def test_closing_frees_the_session_while_a_run_of_another_thread_ends_well(
+    tiny: PatchClassifier, patches: np.ndarray
+) -> None:
+    classifier = PatchClassifier(tiny.model, device="cpu", threads=1)
+    rows = classifier.stream(patches[i % 24] for i in range(2000))
+    first = next(rows)
+    session = weakref.ref(classifier._inference.session)  # type: ignore[union-attr]
+    classifier.close()
+    assert next(rows).error == first.error == ""
+    rows.close()
+    del rows
+    gc.collect()
+    assert session() is None
+
+
+def _own_options() -> object:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return options
+
+
+def test_a_callers_own_session_options_are_used(tiny: PatchClassifier, patches: np.ndarray, tmp_path: Path) -> None:
+    options = _own_options()
+    options.enable_profiling = True
+    options.profile_file_prefix = str(tmp_path / "profile")
+    classifier = PatchClassifier(tiny.model, device="cpu", session_options=options)
+    assert classifier.threads == 1
+    np.testing.assert_array_equal(classifier.predict(patches).probability, tiny.predict(patches).probability)
+    classifier._inference.session.end_profiling()
+    assert list(tmp_path.glob("profile*.json"))
+    with pytest.raises(HistoError, match="give PatchClassifier a function"):
+        pickle.dumps(classifier)
+
+
+def test_session_options_from_a_function_survive_pickling(tiny: PatchClassifier, patches: np.ndarray) -> None:
+    options = {CPU: {"use_arena": "0"}}
+    classifier = PatchClassifier(
+        tiny.model, device="cpu", session_options=_own_options, provider_options=options, exact=True
+    )
+    copy = pickle.loads(pickle.dumps(classifier))
+    assert (copy.threads, copy.exact) == (1, True)
+    np.testing.assert_array_equal(copy.predict(patches).probability, tiny.predict(patches).probability)
 
 
 def test_opening_and_running_a_model_says_nothing_but_which_device_it_took(models: Path) -> None:

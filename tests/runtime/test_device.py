@@ -1,65 +1,94 @@
 """The device policy (contract, section 7), row by row, against an onnxruntime that fails in the ways it does.
 
-`FakeRuntime` stands for machines that are not here. It behaves as onnxruntime was seen to: asked for a CUDA that it
-can't load it gives a session on the CPU without an error; when creating one raises it prints to stdout and falls
+`FakeRuntime` stands for machines that are not here. It behaves as onnxruntime was seen to: asked for a provider that it
+can't load it gives a session on the next one without an error; when creating one raises it prints to stdout and falls
 back by itself, unless `enable_fallback=0`.
 """
 
 from __future__ import annotations
 
 import sys
+import threading
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from histo_runtime import device as policy
-from histo_runtime.device import OpenSession, open_session
-from histo_runtime.errors import DeviceError, HistoError, InputError, MissingExtraError, ModelFileError
+from histo_runtime import onnx_runtime
+from histo_runtime.device import DeviceRequest, OpenSession, open_session
+from histo_runtime.errors import DeviceError, HistoError, InputError, MissingExtraError, ModelFileError, UsageError
 
-CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
-MODEL = Path("model.onnx")
+CUDA, CPU, TENSORRT = "CUDAExecutionProvider", "CPUExecutionProvider", "TensorrtExecutionProvider"
+NO_PROFILE = (
+    "User needs to provide all the dynamic shape inputs with associated profiles if they want to explicitly set"
+    " profiles through provider options.\nFollowing input(s) has no associated shape profiles provided: histo/batch"
+)
 
 
 class FakeRuntime:
-    """An onnxruntime: `cuda` is "works", "absent", "not loaded", "creation fails" or "run fails"."""
+    """An onnxruntime for CUDA 12: each provider "works", is "absent", "not loaded", "creation fails" or "run fails"."""
 
     __version__ = "1.99.0"
+    cuda_version = "12.8"
     RunOptions = SimpleNamespace
 
-    def __init__(self, cuda: str, *, model_opens: bool = True) -> None:
-        self.cuda = cuda
+    def __init__(self, cuda: str, tensorrt: str = "absent", *, model_opens: bool = True) -> None:
+        self.state = {CUDA: cuda, TENSORRT: tensorrt, CPU: "works"}
         self.model_opens = model_opens
-        self.requests: list[Any] = []
+        self.profiles_fit = True
+        self.requests: list[list[Any]] = []
+        self.options: list[Any] = []
+        self.threads: list[threading.Thread] = []
+        self.runs: list[tuple[str, int]] = []
+
+    @property
+    def cuda(self) -> str:
+        return self.state[CUDA]
 
     def get_available_providers(self) -> list[str]:
-        return [CPU] if self.cuda == "absent" else [CUDA, CPU]
+        return [name for name, state in self.state.items() if state != "absent"]
+
+    def preload_dlls(self) -> None:
+        print("Failed to load libcudnn.so.9")  # noqa: T201
 
     def SessionOptions(self) -> SimpleNamespace:  # noqa: N802 - onnxruntime's name
-        return SimpleNamespace(add_session_config_entry=lambda *_: None)
+        entries: dict[str, str] = {}
+        return SimpleNamespace(entries=entries, add_session_config_entry=entries.__setitem__)
 
     def InferenceSession(  # noqa: N802
-        self, _path: str, _options: Any, *, providers: list[Any], enable_fallback: int = 1
+        self, _path: str, options: Any, *, providers: list[Any], enable_fallback: int = 1
     ) -> FakeSession:
         self.requests.append(providers)
+        self.options.append(options)
+        self.threads.append(threading.current_thread())
         if not self.model_opens:
             raise ValueError("Protobuf parsing failed.")
-        names = [provider if isinstance(provider, str) else provider[0] for provider in providers]
-        if CUDA in names and self.cuda == "creation fails":
-            if not enable_fallback:
-                raise RuntimeError("CUDA failure 101: invalid device ordinal\nmore lines")
+        asked = [(provider, {}) if isinstance(provider, str) else provider for provider in providers]
+        names = [name for name, _ in asked]
+        reason = self._refusal(asked)
+        if reason and not enable_fallback:
+            raise RuntimeError(reason)
+        if reason:
             print("*************** EP Error ***************")  # noqa: T201
             names = [CPU]
-        if CUDA in names and self.cuda == "not loaded":
-            names = [CPU]
-        return FakeSession(names, fails=CUDA in names and self.cuda == "run fails")
+        return FakeSession(self, [name for name in names if self.state[name] != "not loaded"])
+
+    def _refusal(self, asked: Sequence[tuple[str, dict[str, str]]]) -> str:
+        for name, options in asked:
+            if self.state[name] == "creation fails":
+                return "CUDA failure 101: invalid device ordinal\nmore lines"
+            if name == TENSORRT and "trt_profile_min_shapes" in options and not self.profiles_fit:
+                return NO_PROFILE
+        return ""
 
 
 class FakeSession:
-    def __init__(self, providers: list[str], *, fails: bool) -> None:
+    def __init__(self, runtime: FakeRuntime, providers: list[str]) -> None:
+        self._runtime = runtime
         self._providers = providers
-        self._fails = fails
         self._fallback = True
 
     def disable_fallback(self) -> None:
@@ -68,22 +97,46 @@ class FakeSession:
     def get_providers(self) -> list[str]:
         return self._providers
 
-    def run(self) -> None:
-        if self._fails and self._fallback:
-            self._providers, self._fails = [CPU], False
-        if self._fails:
+    def run(self, batch_views: int) -> None:
+        fails = self._runtime.state[self._providers[0]] == "run fails"
+        if fails and self._fallback:
+            self._providers, fails = [CPU], False
+        if fails:
             raise RuntimeError("CUDNN_STATUS_NOT_INITIALIZED\nmore lines")
+        self._runtime.runs.append((self._providers[0], batch_views))
+
+
+class FakeModel:
+    path = Path("model.onnx")
+    sha256 = "ab" * 32
+
+    def inspect(self, session: Any) -> tuple[int, int]:
+        assert session
+        return 96, 8
+
+    def warm_up(self, session: FakeSession, batch_views: int) -> None:
+        session.run(batch_views)
 
 
 @pytest.fixture
-def runtime(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> FakeRuntime:
-    fake = FakeRuntime(request.param)
-    monkeypatch.setattr(policy, "import_onnxruntime", lambda: fake)
+def runtime(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, tmp_path: Path) -> FakeRuntime:
+    """The runtime that the test names: a state of CUDA, or a pair with that of TensorRT."""
+    fake = FakeRuntime(*([request.param] if isinstance(request.param, str) else request.param))
+    monkeypatch.setitem(sys.modules, "onnxruntime", fake)  # type: ignore[arg-type]
+    monkeypatch.setattr(onnx_runtime, "missing_libraries", lambda _names: [])
+    monkeypatch.setattr(onnx_runtime, "version", lambda name: wheels({"onnxruntime-gpu": "1.99.0"}, name))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return fake
 
 
-def opened(device: str) -> OpenSession:
-    return open_session(MODEL, device, threads=None, warm_up=lambda session: session.run())
+def wheels(installed: dict[str, str], name: str) -> str:
+    if name not in installed:
+        raise PackageNotFoundError(name)
+    return installed[name]
+
+
+def opened(device: str, model: FakeModel | None = None, **request: Any) -> OpenSession:
+    return open_session(model or FakeModel(), DeviceRequest(device, **request))
 
 
 BROKEN = ["absent", "not loaded", "creation fails", "run fails"]
@@ -147,9 +200,11 @@ def test_cpu_asks_for_nothing_else(runtime: FakeRuntime) -> None:
 
 
 @pytest.mark.parametrize("runtime", ["works"], indirect=True)
-@pytest.mark.parametrize("device", ["", "gpu", "CUDA", "cuda:", "cuda:-1", "cuda:x", "cuda:1 ", "cpu:0", "tpu"])
+@pytest.mark.parametrize(
+    "device", ["", "gpu", "CUDA", "cuda:", "cuda:-1", "cuda:x", "cuda:1 ", "cpu:0", "tpu", "tensorrt:", "tensorrt:x"]
+)
 def test_an_unknown_device_is_refused_before_anything_is_opened(runtime: FakeRuntime, device: str) -> None:
-    with pytest.raises(InputError, match="choose auto, cpu, cuda or cuda:N"):
+    with pytest.raises(InputError, match="choose auto, cpu, cuda, cuda:N or tensorrt"):
         opened(device)
     assert not runtime.requests
 
@@ -166,12 +221,13 @@ def test_a_file_that_is_no_model_is_not_blamed_on_the_device(runtime: FakeRuntim
 
 @pytest.mark.parametrize(("runtime", "device"), CAN_BE_TRIED, indirect=["runtime"])
 def test_an_error_of_ours_in_the_warm_up_passes_unchanged(runtime: FakeRuntime, device: str) -> None:
-    def no_card(_session: FakeSession) -> None:
-        raise ModelFileError("no card")
+    class NoCard(FakeModel):
+        def inspect(self, _session: Any) -> tuple[int, int]:
+            raise ModelFileError("no card")
 
     assert runtime.model_opens
     with pytest.raises(ModelFileError, match=r"^no card$"):
-        open_session(MODEL, device, threads=None, warm_up=no_card)
+        opened(device, NoCard())
 
 
 @pytest.mark.parametrize("runtime", ["absent"], indirect=True)
@@ -179,11 +235,12 @@ def test_an_error_of_ours_in_the_warm_up_passes_unchanged(runtime: FakeRuntime, 
 def test_a_model_that_does_not_run_on_the_cpu_either_is_a_histo_error(runtime: FakeRuntime, device: str) -> None:
     assert runtime.cuda == "absent"
 
-    def fails(_session: FakeSession) -> None:
-        raise RuntimeError("Got invalid dimensions for input: patches")
+    class Fails(FakeModel):
+        def warm_up(self, _session: FakeSession, _batch_views: int) -> None:
+            raise RuntimeError("Got invalid dimensions for input: patches")
 
     with pytest.raises(HistoError, match=r"model\.onnx.*invalid dimensions"):
-        open_session(MODEL, device, threads=None, warm_up=fails)
+        opened(device, Fails())
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu", "cuda"])
@@ -196,6 +253,170 @@ def test_without_onnxruntime_the_error_is_the_line_that_installs_it(
     assert isinstance(error.value, ImportError)
 
 
-def test_threads_follow_the_processors_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(policy.os, "sched_getaffinity", lambda _pid: {3, 5, 7}, raising=False)
-    assert policy.usable_threads() == 3
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_an_onnxruntime_that_is_there_but_damaged_is_not_called_missing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, device: str
+) -> None:
+    (tmp_path / "onnxruntime.py").write_text("raise ImportError('DLL load failed')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
+    with pytest.raises(DeviceError, match=r"installed but can't be imported \(DLL load failed\).*pip install"):
+        opened(device)
+
+
+@pytest.mark.parametrize("runtime", ["absent", "not loaded"], indirect=True)
+def test_two_wheels_of_onnxruntime_are_named_where_cuda_fails(
+    runtime: FakeRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = {"onnxruntime": "1.32.0", "onnxruntime-gpu": "1.31.0"}
+    monkeypatch.setattr(onnx_runtime, "version", lambda name: wheels(both, name))
+    monkeypatch.setattr(onnx_runtime, "missing_libraries", lambda _names: ["libcudnn.so.9"])
+    expected = (
+        r"onnxruntime 1\.32\.0 and onnxruntime-gpu 1\.31\.0 are both installed.*pip uninstall -y onnxruntime onnx"
+    )
+    with pytest.raises(DeviceError, match=expected):
+        opened("cuda")
+    assert "both installed" in opened("auto").note
+    assert runtime.requests[-1] == [CPU]
+
+
+@pytest.mark.parametrize("runtime", ["not loaded"], indirect=True)
+@pytest.mark.parametrize(
+    ("missing", "named"),
+    [
+        (["libcudnn.so.9"], r"missing libcudnn\.so\.9: pip"),
+        (["libcuda.so.1", "libcudnn.so.9"], r"libcuda\.so\.1 \(the driver"),
+    ],
+)
+def test_the_libraries_that_cuda_misses_are_named(
+    runtime: FakeRuntime, monkeypatch: pytest.MonkeyPatch, missing: list[str], named: str
+) -> None:
+    monkeypatch.setattr(onnx_runtime, "missing_libraries", lambda names: [name for name in missing if name in names])
+    with pytest.raises(DeviceError, match=named):
+        opened("cuda")
+    assert runtime.runs == [], "a batch for a GPU was tried on the CPU"
+    assert opened("auto").device == "cpu"
+
+
+# TensorRT
+
+
+@pytest.mark.parametrize("runtime", [("works", "works")], indirect=True)
+@pytest.mark.parametrize(("device", "index"), [("tensorrt", 0), ("tensorrt:1", 1)])
+def test_tensorrt_that_works_is_given_a_cache_and_the_shapes_of_its_batches(
+    runtime: FakeRuntime, device: str, index: int, tmp_path: Path
+) -> None:
+    found = opened(device, batch_views=64)
+    assert (found.device, found.batch_views) == (f"tensorrt:{index}", 64)
+    (name, options), cuda, last = runtime.requests[-1]
+    assert (name, cuda, last) == (TENSORRT, (CUDA, {"device_id": str(index)}), CPU)
+    assert options["device_id"] == str(index)
+    assert options["trt_engine_cache_enable"] == "1"
+    folder = Path(options["trt_engine_cache_path"])
+    assert folder.is_dir()
+    assert folder.is_relative_to(tmp_path / "cache" / "histo-edge" / "tensorrt" / ("ab" * 8))
+    assert options["trt_profile_min_shapes"] == "patches:1x96x96x3,views:1"
+    assert options["trt_profile_opt_shapes"] == options["trt_profile_max_shapes"] == "patches:8x96x96x3,views:8"
+    assert runtime.runs[-1] == (TENSORRT, 64)
+
+
+@pytest.mark.parametrize("runtime", [("works", "works")], indirect=True)
+def test_engines_of_another_batch_or_model_lie_elsewhere(runtime: FakeRuntime) -> None:
+    class Other(FakeModel):
+        sha256 = "cd" * 32
+
+    for model, batch in ((FakeModel(), 64), (FakeModel(), 128), (Other(), 64), (FakeModel(), 64)):
+        opened("tensorrt", model, batch_views=batch)
+    asked = [request[0][1]["trt_engine_cache_path"] for request in runtime.requests if TENSORRT in request[0]]
+    assert len(set(asked)) == 3
+    assert asked[0] == asked[3]
+
+
+@pytest.mark.parametrize("runtime", [("works", "works")], indirect=True)
+def test_tensorrt_that_is_given_a_part_of_the_graph_does_without_a_profile(runtime: FakeRuntime) -> None:
+    runtime.profiles_fit = False
+    assert opened("tensorrt").device == "tensorrt:0"
+    assert not [key for key in runtime.requests[-1][0][1] if "profile" in key]
+
+
+@pytest.mark.parametrize("runtime", [("works", state) for state in BROKEN], indirect=True)
+def test_tensorrt_that_was_named_raises_and_never_falls_back_to_cuda(
+    runtime: FakeRuntime, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(DeviceError, match="TensorRT") as error:
+        opened("tensorrt")
+    assert "\n" not in str(error.value)
+    assert all(provider != CUDA for provider, _ in runtime.runs)
+    assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize("runtime", [("works", "works")], indirect=True)
+def test_auto_does_not_wait_for_tensorrt_to_build_engines(runtime: FakeRuntime) -> None:
+    assert opened("auto").device == "cuda:0"
+    assert len(runtime.requests) == 1
+
+
+@pytest.mark.parametrize("runtime", [("works", "works")], indirect=True)
+def test_a_cache_that_can_not_be_made_is_an_error_by_name(
+    runtime: FakeRuntime, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(HistoError, match="can't be made.*XDG_CACHE_HOME"):
+        opened("tensorrt")
+    assert (TENSORRT, 256) not in runtime.runs
+
+
+# What else a caller may ask for
+
+
+@pytest.mark.parametrize("runtime", ["works"], indirect=True)
+def test_the_warm_up_on_a_gpu_is_a_whole_batch(runtime: FakeRuntime) -> None:
+    assert opened("cuda").batch_views == 256
+    assert opened("cuda", batch_views=40).batch_views == 40
+    assert opened("cpu").batch_views == 32
+    assert opened("cpu", batch_views=40).batch_views == 40
+    assert runtime.runs == [(CUDA, 256), (CUDA, 40), (CPU, 1), (CPU, 1)]
+
+
+@pytest.mark.parametrize("runtime", [("works", "works")], indirect=True)
+def test_exact_turns_tf32_off_and_is_refused_where_it_can_not_be(runtime: FakeRuntime) -> None:
+    opened("cuda:1", exact=True)
+    assert runtime.requests[-1][0] == (CUDA, {"device_id": "1", "use_tf32": "0"})
+    opened("cuda:1")
+    assert "use_tf32" not in runtime.requests[-1][0][1]
+    assert opened("cpu", exact=True).device == "cpu"
+    with pytest.raises(UsageError, match="TensorRT"):
+        opened("tensorrt", exact=True)
+
+
+@pytest.mark.parametrize("runtime", ["works"], indirect=True)
+def test_a_callers_provider_options_come_on_top_of_ours(runtime: FakeRuntime) -> None:
+    opened("cuda", provider_options={CUDA: {"gpu_mem_limit": "1000"}, CPU: {"a": "b"}})
+    assert runtime.requests[-1] == [(CUDA, {"device_id": "0", "gpu_mem_limit": "1000"}), (CPU, {"a": "b"})]
+    for wrong in ({"CUDA": {}}, {CUDA: {"device_id": "1"}}):
+        with pytest.raises(UsageError, match="provider_options"):
+            opened("cuda", provider_options=wrong)
+
+
+@pytest.mark.parametrize("runtime", ["works"], indirect=True)
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_callers_session_options_are_used_as_they_are(runtime: FakeRuntime, device: str) -> None:
+    own = SimpleNamespace(intra_op_num_threads=3)
+    found = opened(device, session_options=own)
+    assert runtime.options == [own]
+    assert vars(own) == {"intra_op_num_threads": 3}
+    assert found.threads == 3
+    with pytest.raises(UsageError, match="intra_op_num_threads"):
+        opened(device, session_options=own, threads=2)
+
+
+@pytest.mark.parametrize("runtime", ["works"], indirect=True)
+def test_a_session_that_flushes_denormals_is_never_opened_on_the_callers_thread(runtime: FakeRuntime) -> None:
+    """onnxruntime sets the flushing on the thread that opens it, for good."""
+    for device in ("cpu", "cuda"):
+        opened(device, threads=5)
+    assert all(options.entries["session.set_denormal_as_zero"] == "1" for options in runtime.options)
+    assert all(options.intra_op_num_threads == 5 for options in runtime.options)
+    assert threading.current_thread() not in runtime.threads
+    assert not any(thread.is_alive() for thread in runtime.threads)

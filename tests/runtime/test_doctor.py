@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner, Result
 
 from histo_runtime import doctor as checks
+from histo_runtime import onnx_runtime
 from histo_runtime.cli import doctor
 from tests.conftest import DATA
 from tests.runtime.onnx_bytes import card_of, with_card
@@ -37,7 +40,8 @@ def test_a_sound_model_passes(name: str) -> None:
     assert result.exit_code == 0
     assert not lines_of(result, "FAIL")
     passed = "\n".join(lines_of(result, "PASS"))
-    for subject in ("python", "packages", "onnxruntime", "model", "device", "golden patches", "speed"):
+    machine = ("system", "python", "packages", "processor", "onnxruntime", "cuda")
+    for subject in (*machine, "model", "checksum", "device", "precision", "golden patches", "speed"):
         assert f"PASS  {subject}:" in passed
 
 
@@ -71,6 +75,134 @@ def test_json_has_the_checks_and_the_card() -> None:
     assert {check["status"] for check in found["checks"]} <= {"PASS", "WARN"}
     assert {**found["card"], "golden": None} == {**card_of(DATA / "sigmoid_d4.onnx"), "golden": None}
     assert json.loads(examine("--json").stdout)["card"] is None
+
+
+def finding(subject: str, *arguments: object) -> dict:
+    """What one line says, as data."""
+    checks_made = json.loads(examine(*arguments, "--json").stdout)["checks"]
+    (found,) = [check for check in checks_made if check["subject"] == subject]
+    assert set(found) == {"status", "subject", "finding", "remedy", "details"}
+    assert bool(found["remedy"]) == (found["status"] != "PASS")
+    return found
+
+
+def test_json_says_which_nodes_ran_where_and_how_fast_by_size_of_batch() -> None:
+    device = finding("device", DATA / "sigmoid_d4.onnx")
+    assert device["details"]["device"] == "cpu"
+    assert list(device["details"]["nodes"]) in ([], ["CPUExecutionProvider"])
+    speed = finding("speed", DATA / "sigmoid_d4.onnx")["details"]
+    assert speed["views"] == 8
+    assert list(speed["patches_per_second"]) == ["8", "16", "32"]
+    assert all(rate > 0 for rate in speed["patches_per_second"].values())
+    assert set(finding("packages")["details"]) >= {"histo-edge", "numpy", "pillow", "click", "pandas", "pyarrow"}
+
+
+# Machines that are not here
+
+
+def test_two_wheels_of_onnxruntime_are_named_with_the_line_that_mends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = {"onnxruntime": "1.32.0", "onnxruntime-gpu": "1.31.0"}
+    monkeypatch.setattr(onnx_runtime, "installed_wheels", lambda: both)
+    monkeypatch.setattr(checks, "installed_wheels", lambda: both)
+    found = finding("onnxruntime")
+    assert found["status"] == "WARN"
+    assert "onnxruntime 1.32.0 and onnxruntime-gpu 1.31.0" in found["finding"]
+    assert "pip uninstall -y onnxruntime onnxruntime-gpu" in found["remedy"]
+    assert found["details"] == both
+
+
+def test_a_package_that_is_missing_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "_version", lambda name: None if name in ("pillow", "h5py") else "1.0")
+    found = finding("packages")
+    assert (found["status"], found["remedy"]) == ("FAIL", "pip install pillow")
+    assert "h5py not installed" in found["finding"]
+
+
+@pytest.mark.parametrize(
+    ("missing", "status", "remedy"),
+    [
+        ([], "PASS", ""),
+        (["libcudnn.so.9"], "WARN", 'pip install "histo-edge[gpu]"'),
+        (["libcuda.so.1", "libcudnn.so.9"], "WARN", "install the NVIDIA driver of the graphics card"),
+    ],
+)
+@pytest.mark.skipif(sys.platform == "win32", reason="names of Linux")
+def test_the_libraries_of_cuda_are_told_apart_by_name(
+    monkeypatch: pytest.MonkeyPatch, missing: list[str], status: str, remedy: str
+) -> None:
+    built = SimpleNamespace(
+        __version__="1.32.0",
+        cuda_version="12.8",
+        preload_dlls=lambda: print("Failed to load"),  # noqa: T201
+        get_available_providers=lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
+    )
+    monkeypatch.setattr(checks, "import_onnxruntime", lambda: built)
+    monkeypatch.setattr(checks, "missing_libraries", lambda names: [name for name in names if name in missing])
+    found = finding("cuda")
+    assert (found["status"], found["remedy"]) == (status, remedy)
+    assert found["details"]["missing"] == missing
+    assert "libcublas.so.12" in found["details"]["found"]
+    for name in missing:
+        assert name in found["finding"].split("missing")[1]
+
+
+def test_a_graphics_card_that_onnxruntime_is_not_built_for_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "missing_libraries", lambda _names: [])
+    built = SimpleNamespace(__version__="1.32.0", cuda_version="", get_available_providers=lambda: ["CPU"])
+    monkeypatch.setattr(checks, "import_onnxruntime", lambda: built)
+    found = finding("cuda")
+    assert found["status"] == "WARN"
+    assert 'pip install "histo-edge[gpu]"' in found["remedy"]
+
+
+@pytest.mark.parametrize(
+    ("features", "words"),
+    [
+        ({"avx2", "vnni", "bf16"}, "int8 is the fastest"),
+        ({"dotprod"}, "int8 is the fastest"),
+        ({"avx2"}, "int8 gains little"),
+        (set(), "none of avx2, vnni"),
+        (None, "does not tell"),
+    ],
+)
+def test_the_precision_that_fits_the_processor_is_said(
+    monkeypatch: pytest.MonkeyPatch, features: set[str] | None, words: str
+) -> None:
+    monkeypatch.setattr(checks, "cpu_features", lambda: features)
+    assert words in finding("processor")["finding"]
+
+
+@pytest.mark.parametrize(
+    ("precision", "features", "status", "words"),
+    [
+        ("fp32", {"vnni"}, "PASS", "int8 would be faster"),
+        ("fp32", {"avx2"}, "PASS", "fp32 on cpu"),
+        ("fp32", None, "PASS", "fp32 on cpu"),
+        ("int8", {"vnni"}, "PASS", "int8 on cpu"),
+        ("int8", {"dotprod"}, "PASS", "int8 on cpu"),
+        ("int8", {"avx2"}, "WARN", "without vnni or dotprod"),
+        ("fp16", {"vnni"}, "WARN", "fp16 gains nothing"),
+    ],
+)
+def test_a_precision_that_does_not_fit_is_a_warning(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, precision: str, features: set | None, status: str, words: str
+) -> None:
+    monkeypatch.setattr(checks, "cpu_features", lambda: features)
+    model = with_card(DATA / "sigmoid_d4.onnx", tmp_path / "m.onnx", lambda card: card.update(precision=precision))
+    found = finding("precision", model)
+    assert found["status"] == status
+    assert words in found["finding"]
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")  # what onnxruntime says of a CUDA it does not have
+def test_an_auto_that_fell_back_although_cuda_is_built_in_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = onnx_runtime.import_onnxruntime()
+    monkeypatch.setattr(real, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    found = finding("device", DATA / "sigmoid_d4.onnx")
+    if found["details"]["device"] != "cpu":
+        pytest.skip("this machine has a CUDA")
+    assert found["status"] == "WARN"
+    assert "running on the CPU" in found["finding"]
 
 
 def shifted(by: float, precision: str = "fp32") -> Callable[[dict], None]:

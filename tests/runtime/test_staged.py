@@ -40,8 +40,14 @@ def distance(answers: np.ndarray) -> np.ndarray:
 def staged(
     network: Network, stages: Sequence[Stage], batch_views: int = 8, order: Sequence[int] = ()
 ) -> tuple[np.ndarray, np.ndarray]:
-    order = order or range(network.answers.shape[1])
-    return run_stages(network.patches, network, stages=stages, order=order, batch_views=batch_views, lead=distance)
+    return run_stages(
+        network.patches,
+        network,
+        stages=stages,
+        order=order or range(network.answers.shape[1]),
+        most_patches=lambda views: max(1, batch_views // views),
+        lead=distance,
+    )
 
 
 @st.composite
@@ -103,8 +109,8 @@ def test_all_batches_of_a_round_are_full_but_the_last(block: tuple[np.ndarray, l
 
 @given(st.integers(1, 8), st.integers(1, 300))
 def test_a_block_is_full_batches_of_the_first_round(first: int, batch_views: int) -> None:
-    patches = block_patches([Stage(first, 1.0)], batch_views)
     step = max(1, batch_views // first)
+    patches = block_patches(step, batch_views)
     assert patches % step == 0
     assert patches >= 8 * batch_views
 
@@ -112,7 +118,7 @@ def test_a_block_is_full_batches_of_the_first_round(first: int, batch_views: int
 def test_stages_cost_few_more_views_than_they_score_in_batches_of_fixed_size() -> None:
     """What a device computes that pads each batch to its full size: the measure of how well patches are regrouped."""
     stages, batch_views = [Stage(1, 0.3), Stage(2, 0.25), Stage(4, 0.2)], 32
-    network = Network(np.random.default_rng(0).random((block_patches(stages, batch_views), 8)))
+    network = Network(np.random.default_rng(0).random((block_patches(32, batch_views), 8)))
     _, counts = staged(network, stages, batch_views)
     assert len(network.runs) * batch_views < 1.15 * counts.sum()
 

@@ -1,0 +1,128 @@
+"""The onnxruntime of this environment: its import, its wheels, the libraries it misses, and sessions of it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import redirect_stdout, suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from histo_runtime.cuda_libraries import missing_libraries, needed_libraries
+from histo_runtime.errors import DeviceError, missing_extra
+
+WHEELS = ("onnxruntime", "onnxruntime-gpu")
+_LOG_ERRORS = 3  # onnxruntime severities: 2 warning, 3 error
+_LOG_WARNINGS = 2
+
+
+def import_onnxruntime() -> Any:
+    """Import onnxruntime.
+
+    Raises:
+        MissingExtraError: it is not installed; the error is the line that installs it.
+        DeviceError: it is installed, but damaged.
+    """
+    try:
+        import onnxruntime
+    except ModuleNotFoundError as error:
+        if error.name != "onnxruntime":
+            raise _damaged(error) from error
+        raise missing_extra("onnxruntime", "cpu", "running a model") from error
+    except ImportError as error:
+        raise _damaged(error) from error
+    return onnxruntime
+
+
+def installed_wheels() -> dict[str, str]:
+    """Return the wheels of onnxruntime that are installed, and their versions."""
+    found = {}
+    for name in WHEELS:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def both_wheels() -> str:
+    """Say that two wheels of onnxruntime are installed, and what to do; empty when there is one."""
+    wheels = installed_wheels()
+    if len(wheels) < len(WHEELS):
+        return ""
+    named = " and ".join(f"{name} {number}" for name, number in wheels.items())
+    return (
+        f"{named} are both installed and overwrite each other: pip uninstall -y {' '.join(WHEELS)},"
+        ' then pip install "histo-edge[gpu]"'
+    )
+
+
+def preload(ort: Any) -> None:
+    """Load the CUDA and cuDNN libraries that pip installed."""
+    if not hasattr(ort, "preload_dlls"):  # before 1.21
+        return
+    with redirect_stdout(io.StringIO()):  # it prints what it misses, and stdout belongs to the results
+        ort.preload_dlls()
+
+
+def missing_for_cuda(ort: Any) -> list[str]:
+    """Name the libraries that the CUDA provider of this onnxruntime needs and that can't be loaded here."""
+    preload(ort)
+    return missing_libraries(needed_libraries(getattr(ort, "cuda_version", "") or ""))
+
+
+def create_session(model: Path, providers: Sequence[Any], *, threads: int, session_options: Any | None = None) -> Any:
+    """Open a session with these providers, in this order; raises what onnxruntime raises.
+
+    Args:
+        model: the ONNX file.
+        providers: names, or pairs of a name and options.
+        threads: of one inference on the CPU.
+        session_options: a caller's own, used as they are.
+    """
+    ort = import_onnxruntime()
+    options = _session_options(ort, threads) if session_options is None else session_options
+    # onnxruntime sets the flushing of denormals on the thread that opens the first session of a process, for good: it
+    # must not be a thread of the host. The session's own threads, which start here, flush; the caller's never do.
+    with ThreadPoolExecutor(1, thread_name_prefix="histo-open") as opener:
+        # Without enable_fallback=0 a provider that fails is replaced by the CPU, with a print to stdout.
+        return opener.submit(
+            ort.InferenceSession, str(model), options, providers=list(providers), enable_fallback=0
+        ).result()
+
+
+def quiet_run_options() -> Any:
+    """Run options that show warnings of a run; the session itself logs errors only (see `create_session`)."""
+    options = import_onnxruntime().RunOptions()
+    options.log_severity_level = _LOG_WARNINGS
+    return options
+
+
+def nodes_by_provider(session: Any) -> dict[str, int]:
+    """Count the model's nodes by the provider that runs them; empty where onnxruntime does not tell (before 1.24)."""
+    counts: dict[str, int] = {}
+    with suppress(Exception):  # the caller's own session options may not have asked for it
+        for part in session.get_provider_graph_assignment_info():
+            counts[part.ep_name] = counts.get(part.ep_name, 0) + len(part.get_nodes())
+    return counts
+
+
+def first_line(error: BaseException) -> str:
+    """Cut an error of onnxruntime, which may be pages long, to its first line."""
+    return str(error).strip().split("\n", 1)[0][:300] or type(error).__name__
+
+
+def _session_options(ort: Any, threads: int) -> Any:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    # At load onnxruntime warns once that `views` is an overridable initializer, which is what it is for.
+    # Errors stay visible, and so do the warnings of every run and of the providers, which log elsewhere.
+    options.log_severity_level = _LOG_ERRORS
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    return options
+
+
+def _damaged(error: ImportError) -> DeviceError:
+    remedy = both_wheels() or "install it again: pip install --force-reinstall onnxruntime"
+    return DeviceError(f"onnxruntime is installed but can't be imported ({first_line(error)}): {remedy}")

@@ -1,0 +1,48 @@
+"""What a model's card says, in plain words: for histo-doctor and for notebooks."""
+
+from __future__ import annotations
+
+from histo_runtime.adaptive import read_stages
+from histo_runtime.card import ModelCard
+from histo_runtime.views import view_name
+
+
+def read_aloud(card: ModelCard) -> list[tuple[str, str]]:
+    """Return what a card says, as pairs of a heading and plain words."""
+    scaling = {"unit": "x / 255", "tf": "x / 127.5 - 1", "caffe": "BGR minus ImageNet mean", "raw": "none"}
+    microns = f", {card.microns_per_pixel:g} microns per pixel" if card.microns_per_pixel else ""
+    lines = [
+        (
+            "model",
+            f"{card.name}, version {card.version}, {card.precision}, made {card.created or 'at an unknown time'}",
+        ),
+        ("input", f"{card.size} x {card.size} pixels RGB{microns}, scaling {scaling[card.scaling]}"),
+        ("classes", ", ".join(card.classes)),
+        ("label", f"{card.label_rule or '-'}; threshold {card.threshold:g} ({card.threshold_rule})"),
+        ("views", _views(card)),
+        *((("adaptive", _adaptive(card)),) if card.adaptive is not None else ()),
+        ("temperature", f"{card.temperature:g}"),
+    ]
+    if card.parity:
+        lines.append(
+            (
+                "against Keras",
+                f"largest difference {card.parity.get('merged', '?')} on {card.parity.get('on', '?')}",
+            )
+        )
+    lines += [("metric", ", ".join(f"{key} {value}" for key, value in metric.items())) for metric in card.metrics]
+    lines += [(key, text) for key, text in (("data", card.data), ("licence", card.licence)) if text]
+    return [*lines, ("intended use", card.intended_use)]
+
+
+def _views(card: ModelCard) -> str:
+    names = ", ".join(view_name(view) for view in card.views)
+    return f"{len(card.views)} ({card.policy}: {names}), merged by {card.merge}"
+
+
+def _adaptive(card: ModelCard) -> str:
+    adaptive = card.adaptive or {}
+    stages = ", ".join(f"{stage.views} by {stage.margin:.3g}" for stage in read_stages(adaptive, len(card.views)))
+    mean = adaptive.get("mean_views")
+    cost = f"; {mean:.2f} views on average on {adaptive.get('on', '?')}" if isinstance(mean, int | float) else ""
+    return f"enough views when the mean logit leads: {stages}{cost}"
