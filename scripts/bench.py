@@ -13,7 +13,8 @@ from histo_runtime.command import HistoCommand, say
 from histo_runtime.device import usable_threads
 from histo_runtime.errors import UsageError
 
-_QUICK_OPENED_BY = 75  # of the 120 seconds of --quick; the rest is for rounds and scores
+_QUICK_SECONDS = 120
+_QUICK_SCORED = 8
 _QUICK_PATCHES = 16
 
 
@@ -118,9 +119,9 @@ def bench(
     plan = Plan(
         rounds=rounds if rounds is not None else 2 if quick else 5,
         seconds=seconds or (0.5 if quick else 3.0),
-        scored=auc_patches or (_QUICK_PATCHES if quick else None),
+        scored=auc_patches or (_QUICK_SCORED if quick else None),
         trial=not quick,
-        opened_by=_QUICK_OPENED_BY if quick else None,
+        limit=_QUICK_SECONDS if quick else None,
     )
     request = Request(
         model=model,

@@ -16,6 +16,7 @@ from histo_runtime.command import say
 from histo_runtime.errors import HistoError, InputError
 from histo_runtime.files import written_aside
 
+CORE_NAMES = (CORE_INPUT, CORE_OUTPUT)
 _EXPORT = (sys.executable, "-c", "from histo_export.cli import export; export()")
 
 

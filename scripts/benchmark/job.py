@@ -28,6 +28,7 @@ class Job:
         files: key of a model file -> its path.
         threads: of every engine.
         card: of the fp32 file: size, scaling, views, activation, merge.
+        core: names of input and output of the single-view graph.
         patches: uint8 `[N, S, S, 3]`, mapped.
         names: path of each patch.
         calibration: uint8 `[M, S, S, 3]`, mapped.
@@ -38,6 +39,7 @@ class Job:
     files: dict[str, Path]
     threads: int
     card: ModelCard
+    core: tuple[str, str]
     patches: NDArray[np.uint8]
     names: tuple[str, ...]
     calibration: NDArray[np.uint8]
@@ -48,12 +50,15 @@ class Job:
         return self.files[self.row.file]
 
 
-def write_job(path: Path, *, files: dict[str, Path], threads: int, card: ModelCard, names: list[str]) -> None:
+def write_job(
+    path: Path, *, files: dict[str, Path], threads: int, card: ModelCard, core: tuple[str, str], names: list[str]
+) -> None:
     """Write what all children share; `patches.npy` and `calibration.npy` lie beside it."""
     told: dict[str, Any] = {
         "files": {key: str(file) for key, file in files.items()},
         "threads": threads,
         "card": card.replace(golden=()).to_json(),
+        "core": core,
         "names": names,
     }
     path.write_text(json.dumps(told), encoding="utf-8")
@@ -68,6 +73,7 @@ def read_job(path: Path, key: str) -> Job:
         files={name: Path(file) for name, file in told["files"].items()},
         threads=told["threads"],
         card=ModelCard.from_json(told["card"]),
+        core=(told["core"][0], told["core"][1]),
         patches=np.load(path.with_name("patches.npy"), mmap_mode="r"),
         names=tuple(told["names"]),
         calibration=np.load(path.with_name("calibration.npy"), mmap_mode="r"),

@@ -21,6 +21,10 @@ _USUAL_BATCH = 32
 _SETTLE_SECONDS = 0.2  # thread pools spin for a while after a run
 _MOST_LATENCIES = 5
 _SCORE_SECONDS = 20.0  # what an interrupted scoring loses
+# Shares of the time limit, so that rounds and scores get theirs.
+_OPENED_BY = 0.6
+_LAST_ROUND_BY = 0.75
+_SCORED_BY = 0.95
 
 
 @dataclass(frozen=True)
@@ -32,14 +36,14 @@ class Plan:
         seconds: length of a round, about.
         scored: patches whose probabilities are compared; None: as many as the slowest engine scores in two minutes.
         trial: whether batch sizes are tried first.
-        opened_by: seconds after the start at which engines that are not open yet are left out; None: never.
+        limit: seconds from the start to the end; what does not fit in is left out. None: no limit.
     """
 
     rounds: int
     seconds: float
     scored: int | None
     trial: bool = True
-    opened_by: float | None = None
+    limit: float | None = None
 
 
 @dataclass
@@ -105,18 +109,23 @@ class Measurement:
             for contestant in self.contestants:
                 self._open(contestant, processes)
             for number in range(self.plan.rounds):
-                self._round(number)
+                if not (number and self._late(_LAST_ROUND_BY)):
+                    self._round(number)
             for contestant in self._running():
                 contestant.memory_mb = contestant.child.ask("memory")["memory_mb"] if contestant.child else None
             self._score()
         return self.contestants
 
+    def _late(self, share: float) -> bool:
+        """Whether that share of the time there is has gone."""
+        return self.plan.limit is not None and time.monotonic() - self.started > share * self.plan.limit
+
     def _running(self) -> Iterator[Contestant]:
         return (contestant for contestant in self.contestants if contestant.child)
 
     def _open(self, contestant: Contestant, processes: ExitStack) -> None:
-        row, late = contestant.row, self.plan.opened_by
-        if not contestant.why and late is not None and time.monotonic() - self.started > late:
+        row = contestant.row
+        if not contestant.why and self._late(_OPENED_BY):
             contestant.why = "left out: --quick had no time left"
         if not contestant.why:
             try:
@@ -179,6 +188,8 @@ class Measurement:
             wanted = max(64, int(120 * min(contestant.rate for contestant in running)))
         wanted = min(wanted, self.patches)
         for contestant in running:
+            if self._late(_SCORED_BY):
+                return
             try:
                 contestant.probability = self._scored(contestant, wanted)
             except NotAvailableError:

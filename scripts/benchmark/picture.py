@@ -6,82 +6,86 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
+from matplotlib import pyplot
+from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
+from matplotlib.transforms import Bbox
+
 from benchmark.rows import REFERENCE
 from histo_runtime.files import written_aside
 
 _COLOURS = {"fp32": "#3b6ea5", "bf16": "#7a5195", "int8": "#c1440e"}
-_LABEL_HEIGHT = 0.052  # of the axes
+_MARKER, _GAP = 9, 14  # half a marker, and from its middle to a name, in pixels
+_DPI = 150
 _NOT_DRAWN = ("int8-loop", "infer-command")  # the same points once more
 
 
 def draw(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
-    """Draw the rows that have a speed; without AUC they are bars."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot
-
+    """Draw the rows that have a speed: ours filled, peers open; without AUC they are bars."""
     seen = [row for row in rows if row["patches_per_second"] and row["key"] not in _NOT_DRAWN]
-    figure, axes = pyplot.subplots(figsize=(9, 5.6), layout="constrained")
+    mpl.use("Agg")
+    figure, axes = pyplot.subplots(figsize=(9, 5.6), dpi=_DPI, layout="constrained")
+    axes.set_xlabel("patches per second, every view (logarithmic)")
+    axes.set_title(title, loc="left", fontsize=11)
+    axes.spines[["top", "right"]].set_visible(False)
     if seen and all(row["auc"] is not None for row in seen):
         _points(axes, seen)
     else:
         _bars(axes, seen)
-    axes.set_xlabel("patches per second, every view (logarithmic)")
-    axes.set_title(title, loc="left", fontsize=11)
-    axes.spines[["top", "right"]].set_visible(False)
     with written_aside(path) as temporary:
-        figure.savefig(temporary, dpi=150)
+        figure.savefig(temporary, dpi=_DPI)
     pyplot.close(figure)
 
 
 def _points(axes: Any, rows: Sequence[dict[str, Any]]) -> None:
     speeds = [row["patches_per_second"]["median"] for row in rows]
-    axes.set_xscale("log")
-    axes.set_xlim(min(speeds) / 1.25, max(speeds) * 3.2)
-    axes.set_ylabel(f"AUC ({rows[0]['scored']} patches)")
     areas = [row["auc"] for row in rows]
-    margin = max(0.1 * (max(areas) - min(areas)), 2e-4)
-    axes.set_ylim(min(areas) - 3 * margin, max(areas) + 3 * margin)
+    axes.set_xscale("log")
+    axes.set_xlim(min(speeds) / 1.4, max(speeds) * 2.5)
+    room = max(0.35 * (max(areas) - min(areas)), 1e-3)
+    axes.set_ylim(min(areas) - room, max(areas) + room)
+    axes.set_ylabel(f"AUC ({rows[0]['scored']} patches)")
     for row, speed in zip(rows, speeds, strict=True):
-        ours = not row["peer"]
-        axes.plot(speed, row["auc"], marker="o" if ours else "s", ms=8 if ours else 6, color=_COLOURS[row["precision"]],
-                  mfc=_COLOURS[row["precision"]] if ours else "white", zorder=3)  # fmt: skip
-    for row, speed, height in zip(rows, speeds, _label_heights(axes, rows, speeds), strict=True):
-        axes.annotate(
-            _label(row),
-            (speed, row["auc"]),
-            xytext=(speed * 1.09, height),
-            textcoords=axes.get_xaxis_transform(),
-            fontsize=8.5,
-            fontweight="bold" if not row["peer"] else "normal",
-            color=_COLOURS[row["precision"]],
-            va="center",
-            arrowprops={"arrowstyle": "-", "color": "0.75", "lw": 0.7, "shrinkA": 0, "shrinkB": 4},
-        )
+        colour, peer = _COLOURS[row["precision"]], row["peer"]
+        axes.plot(speed, row["auc"], "s" if peer else "o", ms=6 if peer else 8, color=colour, zorder=3,
+                  mfc="white" if peer else colour)  # fmt: skip
     _ticks(axes, speeds)
+    axes.figure.canvas.draw()  # texts have a size, and the axes a place, once they were drawn
+    axes.figure.set_layout_engine("none")
+    points = axes.transData.transform(list(zip(speeds, areas, strict=True)))
+    taken = [Bbox.from_bounds(x - _MARKER, y - _MARKER, 2 * _MARKER, 2 * _MARKER) for x, y in points]
+    for index in sorted(range(len(rows)), key=lambda i: (rows[i]["peer"], speeds[i])):
+        taken.append(_place(axes, rows[index], points[index], taken, _free_side(points, index)))
 
 
-def _label_heights(axes: Any, rows: Sequence[dict[str, Any]], speeds: Sequence[float]) -> list[float]:
-    """Heights of the labels in parts of the axes: near the points, moved apart where their texts would touch."""
-    low, high = axes.get_ylim()
-    heights = [(row["auc"] - low) / (high - low) for row in rows]
-    placed: list[tuple[float, float]] = []
-    order = sorted(range(len(rows)), key=lambda i: -heights[i])
-    for index in order:
-        # A label is about three times as wide as its point is fast, so labels within that reach must not touch.
-        near = [height for speed, height in placed if 1 / 2.6 < speed / speeds[index] < 2.6]
-        step = 0
-        while any(abs(heights[index] + _shift(step) - other) < _LABEL_HEIGHT for other in near):
-            step += 1
-        heights[index] += _shift(step)
-        placed.append((speeds[index], heights[index]))
-    return heights
+def _free_side(points: Any, index: int) -> int:
+    """1 where the next point to the right is further away than the one to the left, else -1."""
+    away = [x - points[index][0] for x, _ in points]
+    right = min((d for d in away if d > 0), default=1e9)
+    left = min((-d for d in away if d < 0), default=1e9)
+    return 1 if right >= left else -1
 
 
-def _shift(step: int) -> float:
-    """0, a little down, a little up, further down, ..."""
-    return (step + 1) // 2 * _LABEL_HEIGHT / 3 * (-1 if step % 2 else 1)
+def _place(axes: Any, row: dict[str, Any], point: Any, taken: Sequence[Bbox], side: int) -> Bbox:
+    """Write a row's name beside its point, as near as no other name or point is in the way; returns its place."""
+    colour = _COLOURS[row["precision"]]
+    weight = "normal" if row["peer"] else "bold"
+    text = axes.text(0, 0, _label(row), fontsize=8.5, fontweight=weight, color=colour, va="center", transform=None)
+    size = text.get_window_extent()
+    inside = axes.get_window_extent()
+    places = (
+        Bbox.from_bounds(point[0] + (dx if dx > 0 else dx - size.width), y - size.height / 2, size.width, size.height)
+        for away in range(40)
+        for y in (point[1] + away * size.height / 2, point[1] - away * size.height / 2)
+        for dx in (side * (_GAP + away * 3), -side * (_GAP + away * 3))
+    )
+    fits = (p for p in places if inside.containsx(p.x0) and inside.containsx(p.x1))
+    fits = (p for p in fits if inside.containsy(p.y0) and inside.containsy(p.y1))
+    place = next((p for p in fits if not any(p.padded(2).overlaps(other) for other in taken)), size)
+    text.set_position((place.x0, place.y0 + place.height / 2))
+    near = place.x0 - 3 if place.x0 > point[0] else place.x1 + 3
+    axes.plot([point[0], near], [point[1], place.y0 + place.height / 2], color="0.7", lw=0.7, zorder=1, transform=None)
+    return place
 
 
 def _bars(axes: Any, rows: Sequence[dict[str, Any]]) -> None:
@@ -100,8 +104,6 @@ def _bars(axes: Any, rows: Sequence[dict[str, Any]]) -> None:
 
 def _ticks(axes: Any, speeds: Sequence[float]) -> None:
     """Plain numbers, 1-2-5, instead of powers of ten."""
-    from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
-
     ticks = [digit * 10.0**power for power in range(-3, 6) for digit in (1, 2, 5)]
     axes.xaxis.set_major_locator(FixedLocator([t for t in ticks if min(speeds) / 2 <= t <= max(speeds) * 3.2]))
     axes.xaxis.set_minor_locator(NullLocator())

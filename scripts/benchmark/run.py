@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.files import ModelFiles
+from benchmark.files import CORE_NAMES, ModelFiles
 from benchmark.job import write_job
 from benchmark.machine import machine
 from benchmark.measure import Measurement, Plan
 from benchmark.patches import Patches, draw_patches, read_patches
-from benchmark.picture import draw
 from benchmark.report import as_markdown, report
 from benchmark.rows import Row
 from benchmark.scores import Scores
@@ -79,7 +78,7 @@ def run_benchmark(request: Request, started: float, say: Callable[[str], None]) 
     np.save(work / "patches.npy", patches.pixels)
     np.save(work / "calibration.npy", calibration.pixels)
     job = work / "job.json"
-    write_job(job, files=files.found, threads=request.threads, card=card, names=patches.names)
+    write_job(job, files=files.found, threads=request.threads, card=card, core=CORE_NAMES, names=patches.names)
     contestants = Measurement(
         job,
         request.rows,
@@ -151,7 +150,13 @@ def _write(output: Path, found: dict[str, Any]) -> None:
         with written_aside(output / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
     try:
-        draw(found["rows"], output / "bench.png", f"{found['model']['name']}, {found['model']['views']} views a patch")
+        from benchmark.picture import draw
+
+        draw(
+            found["rows"],
+            output / "bench.png",
+            f"{found['model']['name']}, {found['model']['views']} views a patch (filled: histo-edge)",
+        )
     except ImportError as error:
         raise HistoError(
             f"no picture: {error}: pip install matplotlib (bench.md and bench.json are written)"

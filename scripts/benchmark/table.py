@@ -134,7 +134,7 @@ def _cells(row: Record) -> list[str]:
         f"{_figure(speed['median'])} ({_figure(speed['min'])}-{_figure(speed['max'])})" if speed else _DASH,
         _format(row["to_reference"], ".2f"),
         _format(row["to_best_peer"], ".2f"),
-        _format(latency and latency["median"], ".0f"),
+        _DASH if latency is None else _figure(latency["median"]),
         _format(row.get("memory_mb"), ".0f"),
         _format(row.get("file_mb"), ".1f"),
         _format(row["auc"], ".4f"),

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from benchmark.engines.views import ViewByView
 from benchmark.job import Job, NotAvailableError
-from histo_export.convert import CORE_INPUT, CORE_OUTPUT
 from histo_runtime.files import written_aside
 
 
@@ -37,7 +36,8 @@ def open_engine(job: Job, batch: int) -> ViewByView:
     config = {"backend": "CPU", "precision": "high", "numThread": job.threads}
     runtime = MNN.nn.create_runtime_manager((config,))
     path = str(job.folder / "mnn.mnn")
-    network = MNN.nn.load_module_from_file(path, [CORE_INPUT], [CORE_OUTPUT], runtime_manager=runtime)
+    inputs, outputs = [job.core[0]], [job.core[1]]
+    network = MNN.nn.load_module_from_file(path, inputs, outputs, runtime_manager=runtime)
 
     def run(scaled: NDArray[np.float32]) -> Any:
         # MNN's NCHW means "as it stands"; the graph takes its channels last and transposes them itself.

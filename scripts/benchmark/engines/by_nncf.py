@@ -25,4 +25,4 @@ def prepare(job: Job) -> Path:
 
 
 def open_engine(job: Job, batch: int) -> ViewByView:
-    return ViewByView(job, Network(job.folder / _FILE, job.row.precision, job.threads), batch)
+    return ViewByView(job, Network(job.folder / _FILE, job.row.precision, job.threads, job.threads), batch)

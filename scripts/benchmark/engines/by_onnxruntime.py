@@ -7,7 +7,6 @@ from pathlib import Path
 from benchmark.engines.session import open_session
 from benchmark.engines.views import ViewByView
 from benchmark.job import Job
-from histo_export.convert import CORE_INPUT
 
 
 def prepare(job: Job) -> Path:
@@ -17,4 +16,4 @@ def prepare(job: Job) -> Path:
 
 def open_engine(job: Job, batch: int) -> ViewByView:
     session = open_session(job.source, job.threads)
-    return ViewByView(job, lambda scaled: session.run(None, {CORE_INPUT: scaled})[0], batch)
+    return ViewByView(job, lambda scaled: session.run(None, {job.core[0]: scaled})[0], batch)

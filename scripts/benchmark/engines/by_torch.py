@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from benchmark.engines.session import open_session
 from benchmark.engines.views import ViewByView
 from benchmark.job import Job, NotAvailableError
-from histo_export.convert import CORE_INPUT, CORE_OUTPUT
 from histo_runtime.files import written_aside
 from histo_runtime.scaling import scale
 
@@ -34,9 +33,9 @@ def prepare(job: Job) -> Path:
             (node.op_type, list(node.input), list(node.output), {a.name: _plain(helper, a) for a in node.attribute})
             for node in graph.node
         ]
-        torch.save({"nodes": nodes, "weights": weights}, temporary)
+        torch.save({"core": job.core, "nodes": nodes, "weights": weights}, temporary)
     scaled = scale(job.patches[:2], job.card.scaling)
-    expected = open_session(job.source, job.threads).run([CORE_OUTPUT], {CORE_INPUT: scaled})[0]
+    expected = open_session(job.source, job.threads).run([job.core[1]], {job.core[0]: scaled})[0]
     difference = np.abs(Network(target, "fp32")(scaled) - expected) / np.maximum(1, np.abs(expected))
     if not difference.max() <= _TOLERANCE:
         raise NotAvailableError(f"the network in PyTorch differs from the graph by {difference.max():.2g} in logit")
@@ -59,7 +58,7 @@ class Network:
         self.torch = torch
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         saved = torch.load(path, weights_only=True)
-        self.nodes = saved["nodes"]
+        (self.input, self.output), self.nodes = saved["core"], saved["nodes"]
         self.weights = {name: self._as_used(value) for name, value in saved["weights"].items()}
 
     def _as_used(self, weight: Any) -> Any:
@@ -70,10 +69,10 @@ class Network:
 
     def __call__(self, scaled: NDArray[np.float32]) -> NDArray[np.float32]:
         with self.torch.inference_mode():
-            values = {**self.weights, "": None, CORE_INPUT: self.torch.from_numpy(scaled).to(self.dtype)}
+            values = {**self.weights, "": None, self.input: self.torch.from_numpy(scaled).to(self.dtype)}
             for operator, inputs, outputs, attributes in self.nodes:
                 values[outputs[0]] = self._node(operator, [values[name] for name in inputs], attributes)
-            logits: NDArray[np.float32] = values[CORE_OUTPUT].float().numpy()
+            logits: NDArray[np.float32] = values[self.output].float().numpy()
         return logits
 
     def _node(self, operator: str, inputs: list[Any], attributes: dict[str, Any]) -> Any:
