@@ -164,11 +164,10 @@ class Measurement:
         self.say(f"round {number + 1} of {self.plan.rounds}")
 
     def _round_patches(self, contestant: Contestant) -> int:
-        """As many as fill a round, in whole batches."""
-        unit = max(1, contestant.batch // self.views)
-        least = contestant.row.group if self.plan.trial else min(contestant.row.group, self.patches)
-        wanted = max(least, contestant.rate * self.plan.seconds)
-        return max(1, round(wanted / unit)) * unit
+        """As many as fill a round, in whole batches and groups."""
+        group = contestant.row.group if self.plan.limit is None else min(contestant.row.group, self.patches)
+        unit = max(group, contestant.batch // self.views)
+        return max(1, round(contestant.rate * self.plan.seconds / unit)) * unit
 
     def _latencies(self, contestant: Contestant, number: int) -> None:
         """Time one patch alone, other patches each time: adaptive augmentation is quicker with some than others."""

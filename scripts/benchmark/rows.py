@@ -21,7 +21,7 @@ class Row:
         peer: somebody else's engine, as opposed to ours.
         modules: what has to be importable, each with the name that pip knows.
         batches: views a batch that are tried, the best is kept; empty where the engine has its own default.
-        group: patches that it should be given at least, in a round.
+        group: its patches come in multiples of this, in a round.
     """
 
     key: str
