@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 from benchmark.measure import Contestant
 from benchmark.rows import REFERENCE
-from benchmark.table import Record, markdown, ratio, summarise
+from benchmark.table import Record, compare, markdown, ratio, summarise
 
+ADAPTIVE = "int8-adaptive"
 # Engine, what it is held against, and the sentence that says so.
 _RATIOS = (
     ("int8", "onnxruntime", "int8 over the plain graph in onnxruntime, fp32"),
     ("int8", "openvino-int8", "int8 over OpenVINO int8"),
-    ("int8-adaptive", REFERENCE, "int8 adaptive over Keras"),
+    (ADAPTIVE, REFERENCE, "int8 adaptive over Keras"),
     ("winograd", "onnxruntime", "fp32 `--optimize cpu` over the plain graph in onnxruntime"),
     ("infer", "int8-loop", "`histo-infer` from files over the bare session loop"),
     ("infer-command", "int8-loop", "the same with the start of the process"),
@@ -33,7 +34,10 @@ def report(
     if "infer" in probabilities:
         probabilities["infer-command"] = probabilities["infer"]
     rows = summarise(records, probabilities, labels, threshold)
-    return {**about, "ratios": _ratios(records), "rows": rows}
+    adaptive: Record = {"views": next((record["views"] for record in records if record["key"] == ADAPTIVE), None)}
+    for key in (REFERENCE, "int8"):
+        adaptive[key] = compare(probabilities.get(ADAPTIVE), probabilities.get(key), labels, threshold)
+    return {**about, "ratios": _ratios(records), "adaptive": adaptive, "rows": rows}
 
 
 def _records(contestant: Contestant) -> list[Record]:
@@ -77,7 +81,7 @@ def as_markdown(found: dict[str, Any]) -> str:
         markdown(found["rows"]),
         _measured_on(found["machine"], found["settings"], found["rows"]),
         *(f"- {text}: {value:.2f}" for text, value in found["ratios"].items()),
-        *_adaptive(found["rows"]),
+        *_adaptive_facts(found["adaptive"]),
     )
     return "\n".join(text) + "\n"
 
@@ -95,13 +99,11 @@ def _measured_on(machine: Record, settings: Record, rows: Sequence[Record]) -> s
     )
 
 
-def _adaptive(rows: Sequence[Record]) -> list[str]:
-    row = next((row for row in rows if row["key"] == "int8-adaptive" and not row["why"]), None)
-    if row is None:
-        return []
-    facts = [] if row["views"] is None else [f"{row['views']:.2f} views a patch"]
-    if row["auc_minus_reference"] is not None:
-        facts.append(f"AUC {row['auc_minus_reference']:+.4f} against Keras")
-    if row["labels_changed"] is not None:
-        facts.append(f"{100 * row['labels_changed']:.2f} % of the labels are not Keras'")
-    return [f"- adaptive: {', '.join(facts)}"] if facts else []
+def _adaptive_facts(adaptive: Record) -> list[str]:
+    lines = [f"- adaptive: {adaptive['views']:.2f} views a patch"] if adaptive["views"] is not None else []
+    for key, name in ((REFERENCE, "Keras"), ("int8", "int8 under every view")):
+        against = adaptive[key]
+        if against["labels_changed"] is not None:
+            auc = "" if against["auc_lead"] is None else f"AUC {against['auc_lead']:+.4f}, "
+            lines.append(f"- adaptive against {name}: {auc}{100 * against['labels_changed']:.2f} % other labels")
+    return lines

@@ -89,18 +89,37 @@ def _accuracy(
     key: str, probabilities: Mapping[str, NDArray[np.float32]], labels: NDArray[np.int64] | None, threshold: float
 ) -> Record:
     own, reference = probabilities.get(key), probabilities.get(REFERENCE)
-    auc = _auc(own, labels)
-    expected = _auc(reference, labels)
-    difference = changed = None
-    if own is not None and reference is not None and len(own):
-        difference = float(np.abs(own - reference).max())
-        changed = float((_label(own, threshold) != _label(reference, threshold)).mean())
+    against = compare(own, reference, labels, threshold)
     return {
         "scored": 0 if own is None else len(own),
-        "auc": auc,
-        "auc_minus_reference": None if auc is None or expected is None else auc - expected,
-        "largest_difference": difference,
-        "labels_changed": changed,
+        "auc": _auc(own, labels),
+        "auc_minus_reference": against["auc_lead"],
+        "largest_difference": against["largest_difference"],
+        "labels_changed": against["labels_changed"],
+    }
+
+
+def compare(
+    own: NDArray[np.float32] | None,
+    other: NDArray[np.float32] | None,
+    labels: NDArray[np.int64] | None,
+    threshold: float,
+) -> dict[str, float | None]:
+    """Hold probabilities against others of the same patches.
+
+    Returns:
+        `auc_lead`, own minus other; `largest_difference`; `labels_changed`, the share. None where there is nothing to
+        say.
+    """
+    if own is None or other is None or not len(own):
+        return dict.fromkeys(("auc_lead", "largest_difference", "labels_changed"))
+    common = min(len(own), len(other))
+    own, other = own[:common], other[:common]
+    areas = _auc(own, labels), _auc(other, labels)
+    return {
+        "auc_lead": None if areas[0] is None or areas[1] is None else areas[0] - areas[1],
+        "largest_difference": float(np.abs(own - other).max()),
+        "labels_changed": float((_label(own, threshold) != _label(other, threshold)).mean()),
     }
 
 
