@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,7 @@ class Measurement:
     Args:
         job: the JSON file of `job.write_job`.
         rows: what is measured.
-        missing: key of a model file -> why there is none.
+        files: key of a model file -> its path; `missing`: why there is none.
         patches: how many there are.
         views: how many each is looked at under.
         say: tells the person at the terminal what goes on.
@@ -91,6 +91,7 @@ class Measurement:
         rows: Sequence[Row],
         plan: Plan,
         *,
+        files: dict[str, Path],
         missing: dict[str, str],
         patches: int,
         views: int,
@@ -100,7 +101,7 @@ class Measurement:
         say: Callable[[str], None],
     ) -> None:
         self.job, self.plan, self.patches, self.views, self.threads = job, plan, patches, views, threads
-        self.scores, self.started, self.say = scores, started, say
+        self.files, self.scores, self.started, self.say = files, scores, started, say
         self.contestants = [Contestant(row, why=missing.get(row.file, "")) for row in rows]
 
     def run(self) -> list[Contestant]:
@@ -111,9 +112,7 @@ class Measurement:
             for number in range(self.plan.rounds):
                 if not (number and self._late(_LAST_ROUND_BY)):
                     self._round(number)
-            for contestant in self._running():
-                contestant.memory_mb = contestant.child.ask("memory")["memory_mb"] if contestant.child else None
-            self._score()
+            self._score(self._memory())
         return self.contestants
 
     def _late(self, share: float) -> bool:
@@ -144,7 +143,7 @@ class Measurement:
             prepared = child.ask("prepare")
             contestant.file, contestant.versions = prepared["file"], prepared["versions"]
             contestant.batch = _USUAL_BATCH if row.batches else 0
-            if row.batches and self.plan.trial:
+            if row.batches and self.plan.trial and self.plan.rounds:
                 rates = child.ask("trial")["rates"]
                 contestant.batch = int(max(rates, key=rates.__getitem__))
 
@@ -178,8 +177,14 @@ class Measurement:
             if time.monotonic() > until:
                 return
 
-    def _score(self) -> None:
-        running = list(self._running())
+    def _memory(self) -> list[Contestant]:
+        """Ask for peak memory, before probabilities of thousands of patches add to it; returns who is still running."""
+        for contestant in self._running():
+            with suppress(NotAvailableError):
+                contestant.memory_mb = contestant.ask("memory")["memory_mb"]
+        return list(self._running())
+
+    def _score(self, running: Sequence[Contestant]) -> None:
         if not running:
             return
         wanted = self.plan.scored
@@ -196,7 +201,7 @@ class Measurement:
 
     def _scored(self, contestant: Contestant, wanted: int) -> NDArray[np.float32]:
         """Take the probabilities of an earlier run of the same, and score what is missing."""
-        key = self.scores.key(contestant.row, Path(contestant.file), contestant.versions)
+        key = self.scores.key(contestant.row, self.files[contestant.row.file], contestant.versions)
         done = self.scores.read(key)[:wanted]
         unit = max(contestant.row.group, contestant.batch // self.views, 1)
         step = max(1, round(contestant.rate * _SCORE_SECONDS / unit)) * unit

@@ -83,11 +83,12 @@ def run_benchmark(request: Request, started: float, say: Callable[[str], None]) 
         job,
         request.rows,
         request.plan,
+        files=files.found,
         missing=files.missing,
         patches=len(patches.names),
         views=len(card.views),
         threads=request.threads,
-        scores=Scores(request.output / "scores", patches.pixels),
+        scores=Scores(request.output / "scores", patches.pixels, calibration.pixels),
         started=started,
         say=say,
     ).run()

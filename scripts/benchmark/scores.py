@@ -16,16 +16,16 @@ from histo_runtime.files import written_aside
 
 
 class Scores:
-    """Arrays on disk, told by what they depend on: patches, model file, engine and its versions."""
+    """Arrays on disk, told by what they depend on: all patches, model file, engine and its versions."""
 
-    def __init__(self, folder: Path, patches: NDArray[np.uint8]) -> None:
+    def __init__(self, folder: Path, *patches: NDArray[np.uint8]) -> None:
         folder.mkdir(exist_ok=True)
         self.folder = folder
-        self._patches = hashlib.sha256(patches.tobytes()).hexdigest()
+        self._patches = [hashlib.sha256(some.tobytes()).hexdigest() for some in patches]
 
     def key(self, row: Row, file: Path, versions: dict[str, str]) -> str:
         """Name of the scores of a row; ours also depend on the code that is being worked on."""
-        depends = [self._patches, sha256_of(file), *map(str, sorted(versions.items()))]
+        depends = [*self._patches, sha256_of(file), *map(str, sorted(versions.items()))]
         if not row.peer:
             room = Path(histo_runtime.__file__).parent
             depends += [sha256_of(source) for source in sorted(room.glob("*.py"))]
