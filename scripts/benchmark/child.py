@@ -21,7 +21,7 @@ from benchmark.engines import Engine, engine_module
 from benchmark.job import Job, NotAvailableError, read_job
 from histo_runtime.errors import HistoError
 
-_TRIAL_SECONDS = 1.0
+_TRIALS, _TRIAL_SECONDS = 2, 1.5
 
 
 class Server:
@@ -40,17 +40,16 @@ class Server:
         return {"file": str(path), "versions": dict(_versions(self.job))}
 
     def trial(self) -> dict[str, Any]:
-        """Time each batch size of the row once; returns views per second by batch size."""
+        """Time each batch size of the row; returns views per second by batch size."""
         return {"rates": {batch: self._views_per_second(batch) for batch in self.job.row.batches}}
 
     def _views_per_second(self, batch: int) -> float:
         self.open(batch)
         patches = max(1, batch // len(self.job.card.views))
-        done, seconds = 0, 0.0
-        while seconds < _TRIAL_SECONDS:
-            seconds += self.time(0, patches)["seconds"]
-            done += patches
-        return done * len(self.job.card.views) / seconds
+        seconds: list[float] = []
+        while len(seconds) < _TRIALS or sum(seconds) < _TRIAL_SECONDS:
+            seconds.append(self.time(0, patches)["seconds"])
+        return patches * len(self.job.card.views) / min(seconds)  # the others were disturbed by something
 
     def open(self, batch: int) -> dict[str, Any]:
         """Open the engine and warm it up at the sizes it will run; returns patches per second of the last time."""
@@ -60,7 +59,16 @@ class Server:
         if timed["inside"] is None:  # a command that starts anew each time has nothing to warm up
             timed = self.time(0, patches)  # allocators and thread pools settled in the first
             self.time(0, 1)
-        return {"rate": patches / (timed["inside"] or timed["seconds"])}
+        return {
+            "rate": patches / (timed["inside"] or timed["seconds"]),
+            "starts_anew": timed["inside"] is not None,
+        }
+
+    def round(self, start: int, patches: int, warm_up: int) -> dict[str, Any]:
+        """Time `patches` patches after `warm_up` others: caches are cold when all the other engines have run."""
+        if warm_up:
+            self.time(start, warm_up)
+        return self.time(start, patches)
 
     def time(self, start: int, patches: int) -> dict[str, Any]:
         """Predict `patches` patches from position `start` on, round and round; the clock sees the prediction alone."""

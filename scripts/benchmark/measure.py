@@ -57,6 +57,7 @@ class Contestant:
     versions: dict[str, str] = field(default_factory=dict)
     batch: int = 0
     rate: float = 0.0
+    starts_anew: bool = False
     rounds: list[dict[str, Any]] = field(default_factory=list)
     latencies: list[float] = field(default_factory=list)
     memory_mb: float | None = None
@@ -130,7 +131,8 @@ class Measurement:
             try:
                 self._prepare(contestant)
                 contestant.child = processes.enter_context(Child(self.job, row.key, self.threads))
-                contestant.rate = contestant.ask("open", batch=contestant.batch)["rate"]
+                opened = contestant.ask("open", batch=contestant.batch)
+                contestant.rate, contestant.starts_anew = opened["rate"], opened["starts_anew"]
             except NotAvailableError as error:
                 contestant.child, contestant.why = None, str(error)
         batch = f", {contestant.batch} views a batch" if contestant.batch else ""
@@ -155,7 +157,9 @@ class Measurement:
             patches = self._round_patches(contestant)
             time.sleep(_SETTLE_SECONDS)
             try:
-                timed = contestant.ask("time", start=number * patches, patches=patches)
+                timed = contestant.ask(
+                    "round", start=number * patches, patches=patches, warm_up=self._warm_up(contestant)
+                )
                 contestant.rounds.append({"patches": patches, **timed})
                 self._latencies(contestant, number)
             except NotAvailableError:
@@ -167,6 +171,10 @@ class Measurement:
         group = contestant.row.group if self.plan.limit is None else min(contestant.row.group, self.patches)
         unit = max(group, contestant.batch // self.views)
         return max(1, round(contestant.rate * self.plan.seconds / unit)) * unit
+
+    def _warm_up(self, contestant: Contestant) -> int:
+        """Patches before the clock starts: a batch; a command that starts anew each time has nothing to warm up."""
+        return 0 if contestant.starts_anew else max(1, (contestant.batch or _USUAL_BATCH) // self.views)
 
     def _latencies(self, contestant: Contestant, number: int) -> None:
         """Time one patch alone, other patches each time: adaptive augmentation is quicker with some than others."""
