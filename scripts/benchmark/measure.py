@@ -174,7 +174,9 @@ class Measurement:
 
     def _warm_up(self, contestant: Contestant) -> int:
         """Patches before the clock starts: a batch; a command that starts anew each time has nothing to warm up."""
-        return 0 if contestant.starts_anew else max(1, (contestant.batch or _USUAL_BATCH) // self.views)
+        if contestant.starts_anew:
+            return 0
+        return max(1, (contestant.batch or _USUAL_BATCH) // self.views) if self.plan.trial else 1
 
     def _latencies(self, contestant: Contestant, number: int) -> None:
         """Time one patch alone, other patches each time: adaptive augmentation is quicker with some than others."""
