@@ -14,7 +14,7 @@ from histo_runtime.card import ModelCard
 from histo_runtime.device import run_failed
 from histo_runtime.model_file import OUTPUTS
 from histo_runtime.predictions import over_views
-from histo_runtime.staged import block_patches, run_stages
+from histo_runtime.staged import RunViews, block_patches, run_stages
 from histo_runtime.views import merge_probabilities
 
 # probability [N] or [N, C]; view_probability [N, V] or [N, V, C]; how many views each patch got [N]
@@ -71,7 +71,7 @@ class Inference:
         views = (0,) if tta == "none" else tuple(range(len(self.card.views)))
         return *run(patches, views), np.full(len(patches), len(views))
 
-    def _score_in_stages(self, patches: NDArray[np.uint8], run: Any) -> Scores:
+    def _score_in_stages(self, patches: NDArray[np.uint8], run: RunViews) -> Scores:
         card, order = self.card, self._order
         found, views = run_stages(
             patches,

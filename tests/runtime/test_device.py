@@ -300,6 +300,22 @@ def test_the_libraries_that_cuda_misses_are_named(
     assert opened("auto").device == "cpu"
 
 
+@pytest.mark.parametrize("runtime", ["works"], indirect=True)
+def test_what_onnxruntime_prints_while_it_looks_for_libraries_is_kept_off_stdout_and_nothing_else_is(
+    runtime: FakeRuntime, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def looks(_self: FakeRuntime) -> None:
+        print("Failed to load libcudnn.so.9")  # noqa: T201
+        sys.stdout.write("from a thread of the host\n")
+
+    monkeypatch.setattr(FakeRuntime, "preload_dlls", looks)
+    assert opened("cuda").device == "cuda:0"
+    assert capfd.readouterr().out == "from a thread of the host\n"
+    print("as before")  # noqa: T201
+    assert capfd.readouterr().out == "as before\n"
+    assert runtime.runs
+
+
 # TensorRT
 
 
