@@ -24,10 +24,10 @@ from histo_runtime import PatchClassifier
 from histo_runtime.card import ModelCard, default_label_rule
 from histo_runtime.checksum import checksum_path, sha256_of, write_checksum
 from histo_runtime.command import say
+from histo_runtime.device import import_onnxruntime
 from histo_runtime.errors import InputError, ModelFileError, PatchError, UsageError
 from histo_runtime.files import check_output, written_aside
 from histo_runtime.golden import pack_golden, replay_golden
-from histo_runtime.onnx_runtime import import_onnxruntime
 from histo_runtime.progress import Progress
 from histo_runtime.scaling import scale
 from histo_runtime.sources import PatchInputs, find_patches

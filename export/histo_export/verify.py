@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from histo_export.fuse import VIEW_LOGIT, with_logits
 from histo_export.network import Network
 from histo_runtime.card import ModelCard
-from histo_runtime.onnx_runtime import import_onnxruntime
-from histo_runtime.processors import usable_threads
+from histo_runtime.device import import_onnxruntime, usable_threads
 from histo_runtime.scaling import scale
 from histo_runtime.synthetic import synthetic_patches
 from histo_runtime.views import activate, apply_views, merge_views, view_name
