@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from histo_runtime.device import DeviceRequest, open_session
 from histo_runtime.errors import InputError, UsageError
 from histo_runtime.given import PatchesLike, PatchLike, as_batch, as_patch, name_of
-from histo_runtime.inference import Inference
+from histo_runtime.inference import Inference, Scores
 from histo_runtime.model_file import ModelFile
 from histo_runtime.onnx_runtime import nodes_by_provider, quiet_run_options
 from histo_runtime.pipeline import Batch, overlapped
@@ -164,10 +164,9 @@ class PatchClassifier:
         batch = as_batch(patches, size=self.card.size, resize=self.resize)
         if not len(batch):
             return self._nothing(tta)
-        inference, run_options = self._open, quiet_run_options()
-        parts = [inference.score(batch[i : i + step], tta, run_options) for i in range(0, len(batch), step)]
-        scores = parts[0] if len(parts) == 1 else tuple(np.concatenate(part) for part in zip(*parts, strict=True))
-        return self._interpret(*scores)
+        inference = self._open
+        parts = [inference.score(batch[i : i + step], tta) for i in range(0, len(batch), step)]
+        return self._interpret(*(parts[0] if len(parts) == 1 else _joined(parts)))
 
     def stream(
         self, patches: Iterable[PatchLike], *, tta: str = "full", workers: int | None = None
@@ -273,13 +272,19 @@ class PatchClassifier:
         classes = () if self.card.activation == "sigmoid" else (len(self.card.classes),)
         views = 1 if tta == "none" else len(self.card.views)
         probability, view_probability = np.empty((0, *classes), np.float32), np.empty((0, views, *classes), np.float32)
-        return self._interpret(probability, view_probability, np.empty(0, np.int64))
+        return self._interpret(probability, view_probability, None)
 
     def _interpret(
-        self, probability: NDArray[np.float32], view_probability: NDArray[np.float32], views: NDArray[np.int64]
+        self, probability: NDArray[np.float32], view_probability: NDArray[np.float32], views: NDArray[np.int64] | None
     ) -> Predictions:
         names = self.view_names[: view_probability.shape[1]]
         return interpret(self.card, probability, view_probability, names, threshold=self.threshold, views=views)
+
+
+def _joined(parts: Sequence[Scores]) -> Scores:
+    probability, view_probability, views = zip(*parts, strict=True)
+    some = None if views[0] is None else np.concatenate(views)
+    return np.concatenate(probability), np.concatenate(view_probability), some
 
 
 def default_workers() -> int:

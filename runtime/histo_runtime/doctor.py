@@ -114,6 +114,8 @@ def _check_onnxruntime() -> Iterator[Check]:
 
 def _check_cuda(ort: Any) -> Check:
     needed = needed_libraries(getattr(ort, "cuda_version", "") or "")
+    if not needed and "CUDAExecutionProvider" in ort.get_available_providers():
+        return Check("PASS", "cuda", "built in, of a version that onnxruntime does not tell: libraries not checked")
     if not needed:
         if len(missing_libraries(DRIVERS)) == len(DRIVERS):
             return Check("PASS", "cuda", "not used: onnxruntime is built without it, and there is no NVIDIA driver")

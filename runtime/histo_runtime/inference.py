@@ -13,12 +13,12 @@ from histo_runtime.adaptive import Stage, lead, read_order, read_stages
 from histo_runtime.card import ModelCard
 from histo_runtime.device import run_failed
 from histo_runtime.model_file import OUTPUTS
-from histo_runtime.predictions import over_views
-from histo_runtime.staged import block_patches, run_stages
+from histo_runtime.onnx_runtime import quiet_run_options
+from histo_runtime.staged import RunViews, block_patches, over_views, run_stages
 from histo_runtime.views import merge_probabilities
 
-# probability [N] or [N, C]; view_probability [N, V] or [N, V, C]; how many views each patch got [N]
-Scores: TypeAlias = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]
+# probability [N] or [N, C]; view_probability [N, V] or [N, V, C]; how many views each patch got [N], None for all
+Scores: TypeAlias = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64] | None]
 
 
 @dataclass(frozen=True)
@@ -49,29 +49,33 @@ class Inference:
             views = len(self.card.views)  # its engines are built for no more patches than that
         return max(1, self.batch_views // views)
 
-    def score(self, patches: NDArray[np.uint8], tta: str, run_options: Any, *, whole_batches: bool = False) -> Scores:
+    def score(
+        self, patches: NDArray[np.uint8], tta: str, run_options: Any | None = None, *, whole_batches: bool = False
+    ) -> Scores:
         """Score at most `batch_patches` patches.
 
         Args:
             patches: uint8 `[N, S, S, 3]`, N >= 1.
             tta: "full", "adaptive" or "none".
-            run_options: onnxruntime's; when `terminate` is set in them the run ends with an error.
+            run_options: onnxruntime's; when `terminate` is set in them the run ends with an error. By default there is
+                no way to end it.
             whole_batches: on a GPU compute every batch at full size, as is best for many of them: it tunes itself for
                 each shape it meets. Else at the next power of two, as is best for a few patches now and then.
 
         Raises:
             DeviceError: the run failed.
         """
+        options = run_options or self._run_options
 
         def run(some: NDArray[np.uint8], views: tuple[int, ...]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-            return self._run(some, views, run_options, whole_batches)
+            return self._run(some, views, options, whole_batches)
 
         if tta == "adaptive":
             return self._score_in_stages(patches, lambda some, views: run(some, views)[1])
         views = (0,) if tta == "none" else tuple(range(len(self.card.views)))
-        return *run(patches, views), np.full(len(patches), len(views))
+        return *run(patches, views), None
 
-    def _score_in_stages(self, patches: NDArray[np.uint8], run: Any) -> Scores:
+    def _score_in_stages(self, patches: NDArray[np.uint8], run: RunViews) -> Scores:
         card, order = self.card, self._order
         found, views = run_stages(
             patches,
@@ -83,6 +87,10 @@ class Inference:
         )
         merged = over_views(found, views, order, lambda some: merge_probabilities(some, card.activation, card.merge))
         return merged, found, views
+
+    @cached_property
+    def _run_options(self) -> Any:
+        return quiet_run_options()
 
     @cached_property
     def _stages(self) -> tuple[Stage, ...]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import redirect_stdout, suppress
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -61,8 +60,14 @@ def preload(ort: Any) -> None:
     """Load the CUDA and cuDNN libraries that pip installed."""
     if not hasattr(ort, "preload_dlls"):  # before 1.21
         return
-    with redirect_stdout(io.StringIO()):  # it prints what it misses, and stdout belongs to the results
+    # It prints what it misses, and stdout belongs to the results. To redirect stdout would take it from all threads of
+    # the host; the name `print` in onnxruntime's own module is its alone.
+    names = ort.preload_dlls.__globals__
+    names["print"] = lambda *_words, **_options: None
+    try:
         ort.preload_dlls()
+    finally:
+        names.pop("print", None)
 
 
 def missing_for_cuda(ort: Any) -> list[str]:

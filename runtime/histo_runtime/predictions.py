@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from histo_runtime.adaptive import read_order
 from histo_runtime.card import ModelCard
 
 if TYPE_CHECKING:
@@ -48,7 +47,6 @@ class Predictions:
     Attributes:
         label: class names, `[N]`; empty where the probability is not a number.
         probability: float32 `[N]`, of the positive class (sigmoid) or of `label` (softmax).
-        std: float32 `[N]`, standard deviation of that probability over the views that were run.
         view_probability: float32 `[N, V]`, or `[N, V, C]` for softmax; NaN for views that were not run.
         class_probability: float32 `[N, C]` for softmax, else None.
         view_names: the V views, in order.
@@ -57,11 +55,21 @@ class Predictions:
 
     label: NDArray[np.str_]
     probability: NDArray[np.float32]
-    std: NDArray[np.float32]
     view_probability: NDArray[np.float32]
     class_probability: NDArray[np.float32] | None
     view_names: tuple[str, ...]
     views: NDArray[np.int64]
+
+    @cached_property
+    def std(self) -> NDArray[np.float32]:
+        """Standard deviation of `probability` over the views that were run, float32 `[N]`; computed when asked for."""
+        of_label = self.view_probability
+        if self.class_probability is not None:
+            largest = self.class_probability.argmax(axis=1)
+            of_label = of_label[np.arange(len(largest)), :, largest]
+        # Where the model itself gives no number there is none here either.
+        ran = ~np.isnan(of_label) | ~np.isfinite(self.probability)[:, None]
+        return np.asarray(of_label.std(axis=1, where=ran), np.float32)
 
     def __len__(self) -> int:
         return len(self.probability)
@@ -108,45 +116,27 @@ def interpret(
     view_names: tuple[str, ...],
     *,
     threshold: float,
-    views: NDArray[np.int64],
+    views: NDArray[np.int64] | None = None,
 ) -> Predictions:
     """Turn the two outputs of a model into labels and probabilities by the rule of its card.
 
     A sigmoid's patch is positive when `probability >= threshold`; a softmax's label is its largest class. `views` says
-    how many views were run of each patch, `[N]`.
+    how many views were run of each patch, `[N]`; None stands for all.
     """
-    classes = np.array(card.classes)
-    of_label, per_class = view_probability, None
+    classes, per_class = _names(card.classes), None
     if card.activation == "sigmoid":
         label = classes[(probability >= np.float32(threshold)).astype(np.intp)]
     else:
-        largest = probability.argmax(axis=1)
-        rows = np.arange(len(largest))
-        label, per_class = classes[largest], probability
-        of_label, probability = view_probability[rows, :, largest], probability[rows, largest]
-    label = np.where(np.isfinite(probability), label, "")
-    order = read_order(card.adaptive or {}, of_label.shape[1]) if (views < of_label.shape[1]).any() else ()
-    std = over_views(of_label, views, order, lambda run: run.std(axis=1))
-    return Predictions(label, probability, std, view_probability, per_class, view_names, views)
+        largest, per_class = probability.argmax(axis=1), probability
+        label, probability = classes[largest], probability[np.arange(len(largest)), largest]
+    finite = np.isfinite(probability)
+    if not finite.all():
+        label = np.where(finite, label, "")
+    if views is None:
+        views = np.full(len(probability), len(view_names))
+    return Predictions(label, probability, view_probability, per_class, view_names, views)
 
 
-def over_views(
-    view_probability: NDArray[np.float32],
-    views: NDArray[np.int64],
-    order: Sequence[int],
-    reduce: Callable[[NDArray[np.float32]], NDArray[np.float32]],
-) -> NDArray[np.float32]:
-    """Reduce the views that were run of each patch: `reduce` is given the patches of which as many were run.
-
-    Args:
-        view_probability: `[N, V, ...]`, NaN where a view was not run.
-        views: how many were run, `[N]`.
-        order: positions of the views in the order in which they are run; unread where all were.
-        reduce: `[n, v, ...]` -> `[n, ...]`.
-    """
-    reduced = np.empty((len(views), *view_probability.shape[2:]), np.float32)
-    for count in np.unique(views):
-        rows = views == count
-        every = count == view_probability.shape[1]
-        reduced[rows] = reduce(view_probability[rows] if every else view_probability[rows][:, list(order[:count])])
-    return reduced
+@lru_cache(maxsize=16)
+def _names(classes: tuple[str, ...]) -> NDArray[np.str_]:
+    return np.array(classes)

@@ -74,6 +74,28 @@ def run_stages(
     return found, counts
 
 
+def over_views(
+    view_probability: NDArray[np.float32],
+    views: NDArray[np.int64],
+    order: Sequence[int],
+    reduce: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+) -> NDArray[np.float32]:
+    """Reduce the views that were run of each patch: `reduce` is given the patches of which as many were run.
+
+    Args:
+        view_probability: `[N, V, ...]`, NaN where a view was not run.
+        views: how many were run, `[N]`.
+        order: positions of the views in the order in which they are run.
+        reduce: `[n, v, ...]` -> `[n, ...]`.
+    """
+    reduced = np.empty((len(views), *view_probability.shape[2:]), np.float32)
+    for count in np.unique(views):
+        rows = views == count
+        every = count == view_probability.shape[1]
+        reduced[rows] = reduce(view_probability[rows] if every else view_probability[rows][:, list(order[:count])])
+    return reduced
+
+
 def _batches(
     patches: NDArray[np.uint8],
     left: NDArray[np.intp],

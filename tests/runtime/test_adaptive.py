@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +147,23 @@ def test_the_answers_for_a_block_do_not_depend_on_the_blocks_before_it(
     rest = sigmoid.predict(many[block:], tta="adaptive")
     np.testing.assert_array_equal(rest.view_probability, whole.view_probability[block:])
     np.testing.assert_array_equal(rest.probability, whole.probability[block:])
+
+
+def test_a_stream_reads_a_few_blocks_ahead_and_no_further(sigmoid: PatchClassifier, many: np.ndarray) -> None:
+    pulled = 0
+
+    def endless() -> Iterator[np.ndarray]:
+        nonlocal pulled
+        while True:
+            pulled += 1
+            yield many[pulled % len(many)]
+
+    rows = sigmoid.stream(endless(), tta="adaptive", workers=2)
+    for taken in range(1, 400):
+        next(rows)
+        assert pulled - taken <= 5 * sigmoid.batch_patches("adaptive")
+    rows.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("histo")]
 
 
 def test_no_patches_give_no_rows(sigmoid: PatchClassifier, softmax: PatchClassifier) -> None:

@@ -29,7 +29,7 @@ NO_PROFILE = (
 
 
 class FakeRuntime:
-    """An onnxruntime for CUDA 12: each provider "works", is "absent", "not loaded", "creation fails" or "run fails"."""
+    """An onnxruntime for CUDA 12: each provider "works", or fails as `BROKEN` says."""
 
     __version__ = "1.99.0"
     cuda_version = "12.8"
@@ -103,6 +103,8 @@ class FakeSession:
             self._providers, fails = [CPU], False
         if fails:
             raise RuntimeError("CUDNN_STATUS_NOT_INITIALIZED\nmore lines")
+        if self._runtime.state[self._providers[0]] == "leaves in the run":
+            self._providers = [CPU]
         self._runtime.runs.append((self._providers[0], batch_views))
 
 
@@ -139,7 +141,7 @@ def opened(device: str, model: FakeModel | None = None, **request: Any) -> OpenS
     return open_session(model or FakeModel(), DeviceRequest(device, **request))
 
 
-BROKEN = ["absent", "not loaded", "creation fails", "run fails"]
+BROKEN = ["absent", "not loaded", "creation fails", "run fails", "leaves in the run"]
 
 
 @pytest.mark.parametrize("runtime", ["works"], indirect=True)
@@ -296,6 +298,22 @@ def test_the_libraries_that_cuda_misses_are_named(
         opened("cuda")
     assert runtime.runs == [], "a batch for a GPU was tried on the CPU"
     assert opened("auto").device == "cpu"
+
+
+@pytest.mark.parametrize("runtime", ["works"], indirect=True)
+def test_what_onnxruntime_prints_while_it_looks_for_libraries_is_kept_off_stdout_and_nothing_else_is(
+    runtime: FakeRuntime, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def looks(_self: FakeRuntime) -> None:
+        print("Failed to load libcudnn.so.9")  # noqa: T201
+        sys.stdout.write("from a thread of the host\n")
+
+    monkeypatch.setattr(FakeRuntime, "preload_dlls", looks)
+    assert opened("cuda").device == "cuda:0"
+    assert capfd.readouterr().out == "from a thread of the host\n"
+    print("as before")  # noqa: T201
+    assert capfd.readouterr().out == "as before\n"
+    assert runtime.runs
 
 
 # TensorRT

@@ -146,6 +146,12 @@ def test_the_libraries_of_cuda_are_told_apart_by_name(
         assert name in found["finding"].split("missing")[1]
 
 
+def test_a_cuda_of_unknown_version_is_not_called_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    built = SimpleNamespace(__version__="1.20.0", get_available_providers=lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(checks, "import_onnxruntime", lambda: built)
+    assert "built in" in finding("cuda")["finding"]
+
+
 def test_a_graphics_card_that_onnxruntime_is_not_built_for_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "missing_libraries", lambda _names: [])
     built = SimpleNamespace(__version__="1.32.0", cuda_version="", get_available_providers=lambda: ["CPU"])

@@ -176,7 +176,7 @@ def test_kaggle_format_is_id_and_probability(folder: Path, tmp_path: Path) -> No
 
 
 def test_the_run_is_recorded_beside_the_table(bad_folder: Path, tmp_path: Path) -> None:
-    score(bad_folder, "-o", "out.v2.csv", "--tta", "none", "--threshold", 0.25, "--batch-size", 4)
+    score(bad_folder, "-o", "out.v2.csv", "--tta", "none", "--threshold", 0.25, "--batch-size", 4, "--exact")
     run = read_json(tmp_path / "out.v2.run.json")
     assert run["counts"] == {"inputs": 7, "done": 2, "failed": 5, "blank": 2}
     assert run["model"]["sha256"] == hashlib.sha256(SIGMOID.read_bytes()).hexdigest()
@@ -184,6 +184,7 @@ def test_the_run_is_recorded_beside_the_table(bad_folder: Path, tmp_path: Path) 
     assert {**run["model"]["card"], "golden": None} == {**card, "golden": None}
     settings = run["settings"]
     assert (settings["tta"], settings["threshold"], settings["batch_size"]) == ("none", 0.25, 4)
+    assert (settings["exact"], run["mean_views"]) == (True, 1)
     assert run["device"] == "cpu"
     assert run["versions"]["histo-edge"] == __version__
     assert {"onnxruntime", "numpy", "python"} <= set(run["versions"])
@@ -193,6 +194,20 @@ def test_the_run_is_recorded_beside_the_table(bad_folder: Path, tmp_path: Path) 
     failures = {failure["path"]: failure["error"] for failure in run["failures"]}
     assert failures == {row["path"]: row["error"] for row in read_table(tmp_path / "out.v2.csv") if row["error"]}
     assert names_in(tmp_path) == ["bad", "out.v2.csv", "out.v2.run.json"]
+
+
+def test_a_run_of_failures_alone_has_no_mean_of_views(bad_folder: Path, tmp_path: Path) -> None:
+    for name in ("a.png", "z.png"):
+        (bad_folder / name).unlink()
+    score(bad_folder)
+    assert read_json(tmp_path / "predictions.run.json")["mean_views"] is None
+
+
+def test_tensorrt_that_is_not_here_is_an_error_and_exact_with_it_wrong_usage(folder: Path) -> None:
+    if "TensorrtExecutionProvider" in pytest.importorskip("onnxruntime").get_available_providers():
+        pytest.skip("this onnxruntime may have a TensorRT")
+    assert "TensorRT" in refused(score(folder, device="tensorrt"))
+    assert "exact" in refused(score(folder, "--exact", device="tensorrt"), code=2)
 
 
 def test_stdout_gets_the_same_table_and_nothing_else(folder: Path, tmp_path: Path) -> None:

@@ -27,9 +27,7 @@ def decode(item: int) -> np.ndarray:
 def infer(buffer: np.ndarray, count: int) -> Predictions:
     """The probability is the value of the patch, so that a row tells which patch it belongs to."""
     value = buffer[:count, 0, 0, 0].astype(np.float32)
-    return Predictions(
-        np.full(count, "x"), value, 0 * value, value[:, None], None, ("identity",), np.ones(count, np.int64)
-    )
+    return Predictions(np.full(count, "x"), value, value[:, None], None, ("identity",), np.ones(count, np.int64))
 
 
 def run(
