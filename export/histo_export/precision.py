@@ -10,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 
 from histo_export.agreement import Agreement, agree, refusal
-from histo_export.engine import BATCH_VIEWS, open_model, run_batches
+from histo_export.engine import batch_views, open_model, run_batches
 from histo_export.fp16 import to_fp16
 from histo_export.fuse import fuse
 from histo_export.int8 import search, search_steps
@@ -146,5 +146,5 @@ class _Answers:
 
 
 def _answers(model: onnx.ModelProto, patches: NDArray[np.uint8], views: int, advance: Any) -> _Answers:
-    step = max(1, BATCH_VIEWS // views)
+    step = max(1, batch_views(patches.shape[1]) // views)
     return _Answers(*run_batches(open_model(model), ["probability", "view_probability"], patches, step, advance))
