@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from histo_export.int8 import labels_of
 from histo_runtime.card import ModelCard
-from histo_runtime.metrics import Interval, auc_difference, auc_interval
+from histo_runtime.metrics import NORMAL_95, Interval, auc_difference, auc_interval
 
 FP16_TOLERANCE = 5e-3  # of probability
 LABEL_AGREEMENT = 0.99
@@ -25,8 +25,9 @@ class Agreement:
     Attributes:
         patches: how many were compared. on: what they were. sha256: of their list.
         largest, mean: difference of probability.
-        labels_changed: how many labels.
-        auc_before, auc_after: with their 95 % intervals; None without labels, or with more than two classes.
+        labels_changed: how many labels. changed_upper_95: upper end of the 95 % interval of their share.
+        labelled: how many of the patches, the first, have a true label.
+        auc_before, auc_after: with their 95 % intervals; None without labels, or with other than two classes.
         auc_change: after minus before, with its paired 95 % interval.
         independent: whether the patches are others than those that set the ranges.
     """
@@ -37,6 +38,8 @@ class Agreement:
     largest: float
     mean: float
     labels_changed: int
+    changed_upper_95: float
+    labelled: int = 0
     auc_before: Interval | None = None
     auc_after: Interval | None = None
     auc_change: Interval | None = None
@@ -44,12 +47,22 @@ class Agreement:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as a JSON object; what is not a number becomes None."""
-        return {key: _without_nan(value) for key, value in asdict(self).items()}
+        figures: dict[str, Any] = without_nan(asdict(self))
+        return figures
+
+    def metrics(self) -> tuple[dict[str, Any], ...]:
+        """The AUC after, as an entry of the card's `metrics`; none where there is none."""
+        if self.auc_after is None:
+            return ()
+        after = without_nan(asdict(self.auc_after))
+        interval = None if after["low"] is None else [after["low"], after["high"]]
+        return ({"metric": "auc", "split": self.on, "n": self.labelled, "value": after["value"], "interval": interval},)
 
     def in_words(self) -> str:
         """Say the figures in a line."""
         text = (
-            f"{self.patches} patches ({self.on}): {self.labels_changed} labels changed,"
+            f"{self.patches} patches ({self.on}): {self.labels_changed} label{'s' * (self.labels_changed != 1)} changed"
+            f" (at most {self.changed_upper_95:.1%} of all, by the 95 % interval),"
             f" probability differs by {self.mean:.2g} on average and {self.largest:.2g} at most"
         )
         if self.auc_before and self.auc_after and self.auc_change:
@@ -71,7 +84,10 @@ def agree(
     sha256: str,
     independent: bool = True,
 ) -> Agreement:
-    """Compare merged probabilities `[N]` (sigmoid) or `[N, C]` (softmax) of the same patches."""
+    """Compare merged probabilities `[N]` (sigmoid) or `[N, C]` (softmax) of the same patches.
+
+    `labels` are the true ones of the first patches, or of all, or None.
+    """
     difference = np.nan_to_num(np.abs(after - before), nan=np.inf)
     changed = labels_of(before, card) != labels_of(after, card)
     figures = Agreement(
@@ -81,13 +97,17 @@ def agree(
         largest=float(difference.max()),
         mean=float(difference.mean()),
         labels_changed=int(changed.sum()),
+        changed_upper_95=upper_95(int(changed.sum()), len(before)),
         independent=independent,
     )
-    if labels is None or len(card.classes) != 2 or len(np.unique(labels)) < 2:
+    if labels is None or not labels.size:
         return figures
-    first, second = (p if p.ndim == 1 else p[:, 1] for p in (before, after))
+    if len(card.classes) != 2 or len(np.unique(labels)) < 2 or math.isinf(figures.largest):
+        return replace(figures, labelled=len(labels))
+    first, second = ((p if p.ndim == 1 else p[:, 1])[: len(labels)] for p in (before, after))
     return replace(
         figures,
+        labelled=len(labels),
         auc_before=auc_interval(labels, first),
         auc_after=auc_interval(labels, second),
         auc_change=auc_difference(labels, first, second),
@@ -96,6 +116,8 @@ def agree(
 
 def refusal(agreement: Agreement, precision: str) -> str:
     """Say why a model of this precision must not be written; empty when it may."""
+    if math.isinf(agreement.largest):
+        return "it answers with what is no number"
     if precision == "fp16":
         if agreement.largest > FP16_TOLERANCE:
             return f"its probability differs by {agreement.largest:.2g}, {FP16_TOLERANCE:g} is allowed"
@@ -113,7 +135,18 @@ def refusal(agreement: Agreement, precision: str) -> str:
     return " and ".join(reasons)
 
 
-def _without_nan(value: Any) -> Any:
+def upper_95(changed: int, patches: int) -> float:
+    """Upper end of the 95 % interval of a share: Wilson, J. Am. Stat. Assoc. 22, 1927."""
+    square = NORMAL_95**2
+    middle = changed + square / 2
+    spread = NORMAL_95 * math.sqrt(changed * (patches - changed) / patches + square / 4)
+    return (middle + spread) / (patches + square)
+
+
+def without_nan(value: Any) -> Any:
+    """Copy a JSON value; numbers that JSON does not have become None."""
     if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

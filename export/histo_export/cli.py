@@ -178,7 +178,7 @@ def _precision_facts(card: ModelCard) -> dict[str, Any]:
         facts["because"] = record["why"]
     agreement = record.get("agreement")
     if agreement is not None:
-        compared = ("patches", "labels_changed", "mean", "largest")
+        compared = ("patches", "labels_changed", "changed_upper_95", "mean", "largest")
         facts["against_fp32"] = {name: agreement[name] for name in compared}
         for name in ("auc_before", "auc_after", "auc_change"):
             if agreement[name] is not None:
@@ -192,11 +192,13 @@ def _precision_facts(card: ModelCard) -> dict[str, Any]:
 
 
 def _in_words(value: Any) -> str:
+    if value is None:
+        return "-"
     if isinstance(value, dict):
         return ", ".join(f"{_in_words(count)} {name.replace('_', ' ')}" for name, count in value.items())
-    if isinstance(value, list) and all(isinstance(item, float) for item in value):
+    if isinstance(value, list) and isinstance(value[0], float):
         middle, low, high = value
-        return f"{middle:.4f} ({low:.4f} to {high:.4f})"
+        return f"{middle:.4f} " + ("(no interval)" if low is None else f"({low:.4f} to {high:.4f})")
     if isinstance(value, list):
         return ", ".join(value)
     if isinstance(value, float):

@@ -12,7 +12,12 @@ from numpy.typing import NDArray
 from histo_runtime.onnx_runtime import import_onnxruntime
 from histo_runtime.processors import usable_threads
 
-BATCH_VIEWS = 32  # more gains nothing on a CPU
+_BATCH_PIXELS = 32 * 96**2  # 32 views of 96 pixels: more gains nothing on a CPU, and large patches need the memory
+
+
+def batch_views(size: int) -> int:
+    """How many views of `size` pixels a side are computed at once."""
+    return min(256, max(1, _BATCH_PIXELS // size**2))
 
 
 def open_model(model: onnx.ModelProto | bytes, *, optimise: bool = True) -> Any:

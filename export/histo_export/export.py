@@ -12,12 +12,13 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from histo_export.agreement import without_nan
 from histo_export.convert import operator_counts, to_core
 from histo_export.fuse import fuse, with_card
 from histo_export.keras_file import KerasFile, inspect, load
 from histo_export.network import Network, as_network, input_size
 from histo_export.new_card import ExportOptions, make_card, scaling_of
-from histo_export.patch_sets import PatchSets, read_patch_sets
+from histo_export.patch_sets import VERIFIED_PATCHES, PatchSets, read_patch_sets
 from histo_export.policy import read_policy
 from histo_export.precision import GateError, comparison_patches, lower
 from histo_export.target import choose_target
@@ -35,7 +36,6 @@ from histo_runtime.onnx_runtime import import_onnxruntime
 from histo_runtime.progress import Progress
 from histo_runtime.scaling import scale
 
-_MOST_USER_PATCHES = 64  # of --verify; each costs every view in Keras and twice in onnxruntime
 # The file replays its golden patches before it gets its name: same machine, same weights, rounding only.
 _GOLDEN_TOLERANCE = 1e-6
 
@@ -61,6 +61,7 @@ def export_model(source: Path, target: Path, options: ExportOptions, *, overwrit
             is left at `target` then.
     """
     _check_target(source, target, overwrite=overwrite)
+    _check_options(options)
     read_policy(options.views, size=PATCH_SIZE)  # what can't be built is refused before minutes of work
     import_onnxruntime()  # before minutes of work: without it nothing can be verified
     target_cpu = choose_target(options.target)
@@ -83,12 +84,14 @@ def export_model(source: Path, target: Path, options: ExportOptions, *, overwrit
     try:
         lowered = lower(core, fused, card, reference, sets, target_cpu)
     except GateError as error:
-        raise _rejected(target, f"{options.precision} misses its gate: {error}", error.figures) from error
+        reason = f"{options.precision} misses its gate: {error}: export it in fp32, or see docs/precision.md"
+        raise _rejected(target, reason, error.figures) from error
     card = lowered.card
     checksum_path(target).unlink(missing_ok=True)  # never one that belongs to another file
     _write(target, lowered.model, card, reference, golden=own if own >= GOLDEN_PATCHES else None)
     sha256 = sha256_of(target)
     write_checksum(target, sha256)
+    _rejected_path(target).unlink(missing_ok=True)  # nor figures of an export that was refused before
     return Exported(
         source=keras_file,
         target=target,
@@ -108,14 +111,19 @@ def _check_target(source: Path, target: Path, *, overwrite: bool) -> None:
     check_output(target, overwrite=overwrite)
 
 
+def _check_options(options: ExportOptions) -> None:
+    if options.precision == "int8" and options.calibrate is None:
+        raise UsageError("--precision int8 needs --calibrate PATCHES: 256 or more patches of the kind it will see")
+    if options.precision != "int8" and options.target != "auto":
+        raise UsageError(f"--target {options.target}: is of int8, not of {options.precision}: leave it out")
+    if options.labels is not None and options.calibrate is None and options.verify is None:
+        raise UsageError("--labels: of which patches? Name them with --verify or --calibrate")
+
+
 def _patch_sets(options: ExportOptions, card: ModelCard) -> PatchSets:
     calibrate, verify = options.calibrate, options.verify
-    if options.precision == "int8" and calibrate is None:
-        raise UsageError("--precision int8 needs --calibrate PATCHES: 256 or more patches of the kind it will see")
     if options.precision != "int8":  # nothing to calibrate: these are patches to compare on
         calibrate, verify = None, verify or calibrate
-    if options.labels is not None and calibrate is None and verify is None:
-        raise UsageError("--labels: of which patches? Name them with --verify or --calibrate")
     most = comparison_patches(options.precision, len(card.views))
     return read_patch_sets(calibrate, verify, labels=options.labels, classes=card.classes, size=card.size, most=most)
 
@@ -135,7 +143,7 @@ def _verification(sets: PatchSets, built_in: NDArray[np.uint8]) -> tuple[NDArray
     chosen = sets.comparison or sets.calibration
     if chosen is None:
         return built_in, 0, f"{len(built_in)} synthetic patches"
-    own = chosen.patches[:_MOST_USER_PATCHES]
+    own = chosen.patches[:VERIFIED_PATCHES]
     on = f"{len(own)} patches of {chosen.name} and {len(built_in)} synthetic"
     return np.concatenate([own, built_in]), len(own), on
 
@@ -158,10 +166,14 @@ def _parity_reason(parity: Parity) -> str:
 
 def _rejected(target: Path, reason: str, figures: dict[str, Any]) -> ModelFileError:
     """Write the figures beside the file that is not written; returns the error."""
-    path = target.with_name(f"{target.name}.rejected.json")
+    path = _rejected_path(target)
     with written_aside(path) as temporary:
-        temporary.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(without_nan(figures), indent=2) + "\n", encoding="utf-8")
     return ModelFileError(f"{target}: not written: {reason}; figures in {path}")
+
+
+def _rejected_path(target: Path) -> Path:
+    return target.with_name(f"{target.name}.rejected.json")
 
 
 def _write(target: Path, model: onnx.ModelProto, card: ModelCard, reference: Reference, *, golden: int | None) -> None:

@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from histo_export.calibration import METHODS, activation_ranges
+from histo_export.calibration import METHODS, PASSES, activation_ranges
 from histo_export.convert import CORE_OUTPUT
-from histo_export.engine import BATCH_VIEWS, open_model, run_batches
+from histo_export.engine import batch_views, open_model, run_batches
 from histo_export.patch_sets import PatchSet
 from histo_export.quantize import plan, quantise
 from histo_runtime.card import ModelCard
@@ -54,7 +54,7 @@ class Quantised:
 
 def search_steps(calibration: PatchSet, selection: PatchSet) -> int:
     """How many patches `search` runs, all passes counted: the length of its progress."""
-    return len(calibration) + (1 + _CANDIDATE_COUNT) * len(selection)
+    return PASSES * len(calibration) + (1 + _CANDIDATE_COUNT) * len(selection)
 
 
 def search(
@@ -80,7 +80,7 @@ def search(
     scaled = scale(selection.patches, card.scaling)
 
     def probability(model: onnx.ModelProto) -> NDArray[np.float32]:
-        (logits,) = run_batches(open_model(model), [CORE_OUTPUT], scaled, BATCH_VIEWS, advance)
+        (logits,) = run_batches(open_model(model), [CORE_OUTPUT], scaled, batch_views(card.size), advance)
         logits = logits[:, 0] if card.activation == "sigmoid" else logits
         return activate((logits / card.temperature).astype(np.float32), card.activation)
 
@@ -122,7 +122,7 @@ def choose(candidates: list[Candidate]) -> tuple[Candidate, str]:
 def _judge(
     method: str, excluded: str, own: NDArray[np.float32], reference: NDArray[np.float32], card: ModelCard
 ) -> Candidate:
-    difference = np.abs(own - reference)
+    difference = np.nan_to_num(np.abs(own - reference), nan=1.0)  # no number is as wrong as can be
     changed = labels_of(own, card) != labels_of(reference, card)
     return Candidate(method, excluded, float(difference.mean()), float(difference.max()), float(changed.mean()))
 

@@ -70,6 +70,7 @@ def make_card(file: KerasFile, network: Network, options: ExportOptions, scaling
         scaling=scaling,
         precision=options.precision,
         adaptive=None,  # measured anew, or not at all
+        calibration=None,
         activation=network.activation,
         label_rule=card.label_rule or default_label_rule(network.activation),
         policy=policy,

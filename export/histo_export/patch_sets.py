@@ -16,7 +16,9 @@ from histo_runtime.sources import PatchInputs, find_patches
 CALIBRATION_PATCHES = 256
 FEWEST_CALIBRATION_PATCHES = 128
 RECOMMENDED_COMPARISON = 1000
-_COMPARISON_BYTES = 512_000_000
+FEWEST_COMPARISON_PATCHES = 64  # half of them choose, half of them judge: fewer see nothing of 1 % changed labels
+VERIFIED_PATCHES = 64  # compared with Keras; each costs every view there and twice in onnxruntime
+_HELD_BYTES = 512_000_000
 _CANDIDATES = 4096  # patches looked at for a stratified sample
 _SEED = 5
 
@@ -66,9 +68,9 @@ def read_patch_sets(
     many are compared.
 
     Raises:
-        InputError: nothing there, a patch that can't be read, labels that do not fit, or too few to calibrate.
+        InputError: nothing there, a patch that can't be read, labels that do not fit, or too few to calibrate or to
+            judge what was calibrated.
     """
-    most = max(1, min(most, _COMPARISON_BYTES // (3 * size * size)))
     calibration, left = None, None
     if calibrate is not None:
         pool = _read(calibrate, None if verify else labels, classes, size, max(_CANDIDATES, most), "--calibrate")
@@ -77,13 +79,17 @@ def read_patch_sets(
         seen = set() if calibration is None else set(content_hashes(calibration.patches))
         comparison = _read(verify, labels, classes, size, most + len(seen), "--verify")
         fresh = [i for i, digest in enumerate(content_hashes(comparison.patches)) if digest not in seen][:most]
-        if not fresh:
-            raise InputError(f"--verify {verify}: these patches are those of --calibrate: give others, or leave it out")
-        return PatchSets(calibration, comparison.part(np.array(fresh), verify.name))
+        if calibration is not None and len(fresh) < FEWEST_COMPARISON_PATCHES:
+            raise InputError(
+                f"--verify {verify}: {len(fresh)} different patches apart from those that calibrate are too few to"
+                f" judge int8 by: give {FEWEST_COMPARISON_PATCHES} or more, {RECOMMENDED_COMPARISON} are best,"
+                " or leave it out"
+            )
+        return PatchSets(calibration, comparison.part(np.array(fresh), comparison.name))
     if calibration is None or calibrate is None or left is None:
         return PatchSets(None, None)
-    if len(left) >= len(calibration) // 2:
-        rest = left.part(np.arange(min(most, len(left))), f"{calibrate.name}, apart from the calibration patches")
+    if len(left) >= FEWEST_COMPARISON_PATCHES:
+        rest = left.part(np.arange(min(most, len(left))), f"{left.name}, apart from the calibration patches")
         return PatchSets(calibration, rest)
     return PatchSets(calibration, calibration, independent=False)
 
@@ -107,27 +113,29 @@ def _calibration(pool: PatchSet, path: Path) -> tuple[PatchSet, PatchSet]:
     count = min(CALIBRATION_PATCHES, len(pool))
     chosen = stratified(pool.patches, count, np.random.default_rng(_SEED))
     left = np.setdiff1d(np.arange(len(pool)), chosen)
-    return pool.part(chosen, f"{count} patches of {path.name}"), pool.part(left, path.name)
+    return pool.part(chosen, f"{count} patches of {pool.name}"), pool.part(left, pool.name)
 
 
 def _read(path: Path, labels: str | None, classes: tuple[str, ...], size: int, most: int, option: str) -> PatchSet:
     """Read a seeded choice of patches, at most `most`, in random order, each content once."""
     inputs = find_patches([str(path)])
     rng = np.random.default_rng(_SEED)
-    chosen = rng.permutation(len(inputs))[: min(most, _COMPARISON_BYTES // (3 * size * size))]
+    fit = max(FEWEST_CALIBRATION_PATCHES, _HELD_BYTES // (3 * size * size))
+    chosen = rng.permutation(len(inputs))[: min(most, fit)]
     patches = np.stack([_decode(inputs, int(i), size, option) for i in chosen])
     hashes = content_hashes(patches)
     _, first = np.unique(hashes, return_index=True)
     first = np.sort(first)
     truth = _labels(labels, inputs, chosen[first], classes)
-    return PatchSet(patches[first], truth, path.name, list_hash([hashes[i] for i in first]))
+    name = path.name or path.resolve().name or str(path)  # of "." too
+    return PatchSet(patches[first], truth, name, list_hash([hashes[i] for i in first]))
 
 
 def _decode(inputs: PatchInputs, index: int, size: int, option: str) -> NDArray[np.uint8]:
     try:
         return inputs.decode(index, size)
     except PatchError as error:
-        raise InputError(f"{option}: {inputs.names[index]} {error}") from error
+        raise InputError(f"{option}: {inputs.names[index]} {error}: mend it or take it out") from error
 
 
 def _labels(
@@ -143,5 +151,5 @@ def _labels(
     by_name = read_labels(source, inputs, classes)
     missing = [name for name in names if name not in by_name]
     if missing:
-        raise InputError(f"--labels {source}: {missing[0]} has none")
+        raise InputError(f"--labels {source}: {missing[0]} has none: label every patch, or none")
     return np.array([by_name[name] for name in names], np.int64)

@@ -10,12 +10,13 @@ import onnx
 from numpy.typing import NDArray
 
 from histo_export.agreement import Agreement, agree, refusal
-from histo_export.engine import BATCH_VIEWS, open_model, run_batches
+from histo_export.engine import batch_views, open_model, run_batches
 from histo_export.fp16 import to_fp16
 from histo_export.fuse import fuse
 from histo_export.int8 import search, search_steps
 from histo_export.margin import measure_margins
-from histo_export.patch_sets import RECOMMENDED_COMPARISON, PatchSet, PatchSets, halves
+from histo_export.patch_sets import RECOMMENDED_COMPARISON, VERIFIED_PATCHES, PatchSet, PatchSets, halves
+from histo_export.sample import content_hashes, list_hash
 from histo_export.verify import Reference
 from histo_runtime.card import ModelCard
 from histo_runtime.command import say
@@ -24,6 +25,7 @@ from histo_runtime.progress import Progress
 
 # How many views of the comparison patches are computed: two to five minutes on two cores.
 _COMPARISON_VIEWS = {"fp32": 2048, "fp16": 2048, "int8": 8000}
+_NO_AUC = "no AUC: it takes two classes, and true labels of both"
 
 
 class GateError(HistoError, ValueError):
@@ -65,27 +67,34 @@ def lower(
     if card.precision == "int8":
         return _int8(core, fused, card, sets, target)
     if card.precision == "fp16":
-        model, card = _fp16(core, card, reference)
+        model, card = _fp16(core, card, reference, sets)
     else:
         model = fused
     # A CPU computes float16 through casts, at a tenth of the speed, and its answers lie within 5e-3 of float32's.
-    comparison = sets.comparison
-    if comparison is not None and len(card.views) > 1:
-        say(f"measuring how soon views may stop, on {len(comparison)} patches ({comparison.name})")
-        with Progress(len(comparison), unit="patches") as progress:
-            answers = _answers(fused, comparison.patches, len(card.views), progress.advance)
-        card = _with_margins(card, answers.by_view, comparison)
+    if sets.comparison is not None:
+        card = _measured(fused, card, sets.comparison)
     return Lowered(model, card)
 
 
-def _fp16(core: onnx.ModelProto, card: ModelCard, reference: Reference) -> tuple[onnx.ModelProto, ModelCard]:
+def _fp16(
+    core: onnx.ModelProto, card: ModelCard, reference: Reference, sets: PatchSets
+) -> tuple[onnx.ModelProto, ModelCard]:
     half, kept = to_fp16(core)
     model = fuse(half, card)
     patches = reference.patches
-    say(f"comparing fp16 with Keras on {len(patches)} patches; {', '.join(kept) or 'nothing'} stays in fp32")
+    say(f"comparing fp16 with Keras on {len(patches)} patches; the head stays in fp32: {', '.join(kept) or 'none'}")
     with Progress(len(patches), unit="patches") as progress:
         answers = _answers(model, patches, len(card.views), progress.advance)
-    found = agree(reference.probability, answers.merged, card, None, on="the verification patches", sha256="")
+    # The user's patches, of which some may have labels, come first in the reference.
+    labels = None if sets.comparison is None else sets.comparison.labels
+    found = agree(
+        reference.probability,
+        answers.merged,
+        card,
+        None if labels is None else labels[:VERIFIED_PATCHES],
+        on=str((card.parity or {}).get("on", "")),
+        sha256=list_hash(content_hashes(patches)),
+    )
     return model, _judged(card.replace(calibration={"kept_in_fp32": list(kept)}), found)
 
 
@@ -123,11 +132,37 @@ def _judged(card: ModelCard, found: Agreement) -> ModelCard:
     say(found.in_words())
     reason = refusal(found, card.precision)
     record = {**(card.calibration or {}), "agreement": found.to_dict()}
+    if found.labelled and found.auc_after is None:
+        say(_NO_AUC)
     if reason:
         raise GateError(reason, {"precision": card.precision, "reason": reason, **record})
     if not found.independent:
-        say("too few patches to keep some apart: those that were compared also set the ranges")
-    return card.replace(calibration=record)
+        say("too few patches to keep some apart: those that were compared also set the ranges; give 1,000 others")
+    return card.replace(calibration=record, metrics=(*card.metrics, *found.metrics()))
+
+
+def _measured(fused: onnx.ModelProto, card: ModelCard, comparison: PatchSet) -> ModelCard:
+    """Measure what the float32 model tells: stopping margins, and the AUC where it is the model itself."""
+    views = len(card.views)
+    with_auc = card.precision == "fp32" and comparison.labels is not None
+    if views == 1 and not with_auc:
+        return card
+    what = "how soon views may stop" if views > 1 else "AUC"
+    say(f"measuring {what}, on {len(comparison)} patches of {comparison.name}")
+    with Progress(len(comparison), unit="patches") as progress:
+        answers = _answers(fused, comparison.patches, views, progress.advance)
+    if with_auc:
+        card = _with_auc(card, answers.merged, comparison)
+    return _with_margins(card, answers.by_view, comparison) if views > 1 else card
+
+
+def _with_auc(card: ModelCard, probability: NDArray[np.float32], comparison: PatchSet) -> ModelCard:
+    """Note the AUC of a model that is compared with no other."""
+    found = agree(probability, probability, card, comparison.labels, on=comparison.name, sha256=comparison.sha256)
+    if found.labelled:
+        auc = found.auc_after
+        say(_NO_AUC if auc is None else f"AUC {auc.value:.4f}, 95 % interval {auc.low:.4f} to {auc.high:.4f}")
+    return card.replace(metrics=(*card.metrics, *found.metrics()))
 
 
 def _with_margins(card: ModelCard, by_view: NDArray[np.float32], comparison: PatchSet) -> ModelCard:
@@ -146,5 +181,5 @@ class _Answers:
 
 
 def _answers(model: onnx.ModelProto, patches: NDArray[np.uint8], views: int, advance: Any) -> _Answers:
-    step = max(1, BATCH_VIEWS // views)
+    step = max(1, batch_views(patches.shape[1]) // views)
     return _Answers(*run_batches(open_model(model), ["probability", "view_probability"], patches, step, advance))

@@ -7,18 +7,20 @@ float32: it is a thousandth of the work, and a logit of 256 steps would tie patc
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+from onnx import TensorProto
 
 from histo_export.calibration import Ranges
 from histo_export.convert import CORE_INPUT, IR_VERSION
 from histo_runtime.errors import ModelFileError
-from histo_runtime.onnx_runtime import import_onnxruntime
+from histo_runtime.onnx_runtime import first_line, import_onnxruntime
+from histo_runtime.scaling import CAFFE_MEAN_BGR
 
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
 # Operators that onnxruntime's CPU kernels compute in 8 bits between convolutions.
@@ -28,7 +30,14 @@ _QUANTISED = frozenset(
 )
 _TRAILING = frozenset(["Relu", "Clip", "MaxPool"])  # behind the last convolution: fused into it, or free
 # The range of the input is known, not measured. For "unit" and "raw" the 256 steps are the pixels' own: no rounding.
-_INPUT_RANGE = {"unit": (0.0, 1.0), "raw": (0.0, 255.0), "tf": (-1.0, 1.0), "caffe": (-124.0, 152.0)}
+# For "tf" 0 would lie half-way between two steps, and every second pixel value would be rounded onto its neighbour; one
+# step more at the top keeps them apart.
+_INPUT_RANGE = {
+    "unit": (0.0, 1.0),
+    "raw": (0.0, 255.0),
+    "tf": (-1.0, 1.0 + 2 / 255),
+    "caffe": (-max(CAFFE_MEAN_BGR), 255 - min(CAFFE_MEAN_BGR)),
+}
 
 
 @dataclass(frozen=True)
@@ -52,7 +61,7 @@ def plan(core: onnx.ModelProto) -> Plan:
     """Find out what of a core can become int8.
 
     Raises:
-        ModelFileError: it has no convolution.
+        ModelFileError: it has no convolution, or onnxruntime can't simplify it.
     """
     core = _simplified(core)
     nodes = list(core.graph.node)
@@ -61,8 +70,7 @@ def plan(core: onnx.ModelProto) -> Plan:
         raise ModelFileError("the model has no convolution, so int8 gains nothing: export it in fp32")
     head = {node.name for node in head_of(core)}
     chosen = [node for node in nodes if node.name not in head and node.op_type in _QUANTISED]
-    constants = {item.name for item in core.graph.initializer}
-    tensors = {name for node in chosen for name in (*node.input, *node.output) if name and name not in constants}
+    tensors = {name for node in chosen for name in (*node.input, *node.output)} & _activations(core)
     tensors -= _before_relu(nodes)
     return Plan(core, tuple(node.name for node in chosen), tuple(sorted(tensors)), convolutions[0].name)
 
@@ -82,6 +90,9 @@ def quantise(
 
     Returns:
         A core with the same input and output, in the default operator domain.
+
+    Raises:
+        ModelFileError: onnxruntime can't quantise it.
     """
     import_onnxruntime()
     from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType, TensorsData
@@ -94,46 +105,56 @@ def quantise(
     nodes = [name for name in plan.nodes if name not in exclude]
     copy = onnx.ModelProto()
     copy.CopyFrom(plan.core)
-    quantizer = QDQQuantizer(
-        onnx.shape_inference.infer_shapes(copy),
-        per_channel=True,
-        reduce_range=target == "avx2",
-        weight_qType=QuantType.QInt8,
-        activation_qType=QuantType.QInt8 if target == "arm" else QuantType.QUInt8,
-        tensors_range=TensorsData(CalibrationMethod.MinMax, data),
-        nodes_to_quantize=nodes,
-        nodes_to_exclude=[],
-        op_types_to_quantize=sorted(_QUANTISED),
-        extra_options={},
-    )
-    quantizer.quantize_model()
-    quantizer.model.topological_sort()
-    quantised: onnx.ModelProto = quantizer.model.model
-    quantised.ir_version = IR_VERSION
-    onnx.checker.check_model(quantised, full_check=True)
+    options: dict[str, Any] = {
+        "per_channel": True,
+        "reduce_range": target == "avx2",
+        "weight_qType": QuantType.QInt8,
+        "activation_qType": QuantType.QInt8 if target == "arm" else QuantType.QUInt8,
+        "tensors_range": TensorsData(CalibrationMethod.MinMax, data),
+        "nodes_to_quantize": nodes,
+        "nodes_to_exclude": [],
+        "op_types_to_quantize": sorted(_QUANTISED),
+        "extra_options": {},
+    }
+    try:
+        quantizer = QDQQuantizer(onnx.shape_inference.infer_shapes(copy), **options)
+        quantizer.quantize_model()
+        quantizer.model.topological_sort()
+        quantised: onnx.ModelProto = quantizer.model.model
+        quantised.ir_version = IR_VERSION
+        onnx.checker.check_model(quantised, full_check=True)
+    except Exception as error:  # the quantizer raises whatever its handlers of operators raise
+        raise _not_possible("can't be quantised", error) from error
     return quantised
 
 
 def head_of(core: onnx.ModelProto) -> list[Any]:
-    """The nodes behind the last convolution, but for the ReLU and pooling that follow it directly.
+    """The nodes that no convolution depends on, but for ReLU and pooling directly behind a convolution.
 
     Nodes need names. A core without convolutions is all head.
     """
     nodes = list(core.graph.node)
-    last = next((node for node in reversed(nodes) if node.op_type in _CONVOLUTIONS), None)
-    if last is None:
-        return nodes
-    needed, body = set(last.input), {last.name}
-    for node in reversed(nodes):  # what the last convolution depends on
+    convolutions = [node for node in nodes if node.op_type in _CONVOLUTIONS]
+    body = {node.name for node in convolutions}
+    needed = {name for node in convolutions for name in node.input}
+    for node in reversed(nodes):  # what convolutions depend on
         if needed & set(node.output):
             needed.update(node.input)
             body.add(node.name)
-    values = set(last.output)
-    for node in nodes:  # and what directly follows it
+    values = {name for node in convolutions for name in node.output}
+    for node in nodes:  # and what directly follows them
         if node.op_type in _TRAILING and set(node.input) & values:
             values.update(node.output)
             body.add(node.name)
     return [node for node in nodes if node.name not in body]
+
+
+def _activations(core: onnx.ModelProto) -> set[str]:
+    """Names of the float32 values that are computed: no weights, no shapes."""
+    graph = onnx.shape_inference.infer_shapes(core).graph
+    infos: Iterable[Any] = (*graph.input, *graph.value_info, *graph.output)
+    constants = {item.name for item in graph.initializer}
+    return {info.name for info in infos if info.type.tensor_type.elem_type == TensorProto.FLOAT} - constants
 
 
 def _before_relu(nodes: list[Any]) -> set[str]:
@@ -165,11 +186,18 @@ def _simplified(core: onnx.ModelProto) -> onnx.ModelProto:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.optimized_model_filepath = str(path)
         options.log_severity_level = 3
-        ort.InferenceSession(core.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        simplified = onnx.load_model(str(path))
+        try:
+            ort.InferenceSession(core.SerializeToString(), options, providers=["CPUExecutionProvider"])
+            simplified = onnx.load_model(str(path))
+        except Exception as error:  # onnxruntime's own kinds; a full disk is one of them
+            raise _not_possible(f"can't be simplified in {folder}", error) from error
     for number, node in enumerate(simplified.graph.node):
         node.name = node.name or f"{node.op_type}_{number}"
     used = {node.domain for node in simplified.graph.node}
     for opset in [opset for opset in simplified.opset_import if opset.domain not in used]:
         simplified.opset_import.remove(opset)
     return simplified
+
+
+def _not_possible(what: str, error: Exception) -> ModelFileError:
+    return ModelFileError(f"the model {what} ({first_line(error)}): export it in fp32")

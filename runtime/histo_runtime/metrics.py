@@ -61,7 +61,7 @@ class Interval:
     high: float
 
 
-_NORMAL_95 = 1.959963984540054  # two-sided quantile of the normal distribution
+NORMAL_95 = 1.959963984540054  # two-sided quantile of the normal distribution
 
 
 def auc_interval(labels: ArrayLike, scores: ArrayLike) -> Interval:
@@ -103,7 +103,7 @@ def _variance(by_positive: NDArray[np.float64], by_negative: NDArray[np.float64]
 def _normal_interval(value: float, variance: float, bounds: tuple[float, float]) -> Interval:
     if math.isnan(variance):
         return Interval(value, math.nan, math.nan)
-    half = _NORMAL_95 * math.sqrt(variance)
+    half = NORMAL_95 * math.sqrt(variance)
     return Interval(value, max(bounds[0], value - half), min(bounds[1], value + half))
 
 
