@@ -10,8 +10,8 @@ from pathlib import Path
 import click
 
 from histo_runtime.command import HistoCommand, say
-from histo_runtime.device import usable_threads
 from histo_runtime.errors import UsageError
+from histo_runtime.processors import usable_threads
 
 _QUICK_SECONDS = 120
 _QUICK_SCORED = 8

@@ -29,8 +29,6 @@ from histo_runtime.processors import usable_threads
 from histo_runtime.tensorrt import engine_folder, engine_options, profile_options
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
-# The other rooms take their onnxruntime and the number of threads from here.
-__all__ = ["DeviceRequest", "OpenSession", "import_onnxruntime", "open_session", "run_failed", "usable_threads"]
 _NAMES = {CUDA: "CUDA", TENSORRT: "TensorRT"}
 # Counted in views. On a CPU more gains nothing and only holds memory (2.4 MB a view in VGG19's first layer
 # alone); on a GPU the matrix units need hundreds.
