@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from histo_export.convert import CORE_INPUT, CORE_OUTPUT, IR_VERSION, OPSET
 from histo_export.graph import PREFIX, GraphBuilder
+from histo_export.pixels import reads_pixels
 from histo_export.view_nodes import add_views
 from histo_runtime.card import METADATA_KEY, ModelCard
 from histo_runtime.scaling import CAFFE_MEAN_BGR
@@ -26,7 +27,7 @@ def fuse(core: onnx.ModelProto, card: ModelCard) -> onnx.ModelProto:
     """Build the model of the contract round a core.
 
     Args:
-        core: `scaled` float32 `[N, S, S, 3]` -> `logit` float32 `[N, 1]` or `[N, C]`.
+        core: `scaled` float32 `[N, S, S, 3]`, or uint8 (`pixels.take_pixels`), -> `logit` float32 `[N, 1]` or `[N, C]`.
         card: gives size, scaling, views, temperature, activation and merge.
 
     Returns:
@@ -41,7 +42,10 @@ def fuse(core: onnx.ModelProto, card: ModelCard) -> onnx.ModelProto:
         graph.initializers.append(numpy_helper.from_array(np.arange(len(card.views), dtype=np.int64), "views"))
         inputs.append(helper.make_tensor_value_info("views", TensorProto.INT64, ["V"]))
         batch, view_count = add_views(graph, card)
-    _add_scaling(graph, batch, card.scaling)
+    if reads_pixels(core):
+        graph.add_named("Identity", [batch], CORE_INPUT)
+    else:
+        _add_scaling(graph, batch, card.scaling)
     graph.nodes.extend(core.graph.node)
     graph.initializers.extend(core.graph.initializer)
     view_logit = _add_view_logits(graph, view_count, card)

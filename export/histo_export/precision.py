@@ -16,6 +16,7 @@ from histo_export.fuse import fuse
 from histo_export.int8 import search, search_steps
 from histo_export.margin import measure_margins
 from histo_export.patch_sets import RECOMMENDED_COMPARISON, VERIFIED_PATCHES, PatchSet, PatchSets, halves
+from histo_export.pixels import take_pixels
 from histo_export.sample import content_hashes, list_hash
 from histo_export.verify import Reference
 from histo_runtime.card import ModelCard
@@ -106,7 +107,9 @@ def _int8(core: onnx.ModelProto, fused: onnx.ModelProto, card: ModelCard, sets: 
     say(f"calibrating int8 ({target}) on {calibration.name}, choosing on {len(selection)} patches")
     with Progress(search_steps(calibration, selection), unit="patches") as progress:
         chosen = search(core, card, calibration, selection, target, progress.advance)
-    model = fuse(chosen.core, card)
+    # Affine views interpolate: their pixels are no whole numbers.
+    whole = all(isinstance(view, str) for view in card.views)
+    model = fuse(take_pixels(chosen.core, card.scaling) if whole else chosen.core, card)
     say(f"comparing int8 with fp32 on {len(gate)} patches ({gate.name})")
     with Progress(len(gate) + len(comparison), unit="patches") as progress:
         before = _answers(fused, gate.patches, len(card.views), progress.advance)
