@@ -43,6 +43,7 @@ class ModelCard:
         colour: `{"mean": [R, G, B], "std": [R, G, B]}` on the 0-255 scale, or None.
         views: names in order; an affine view is an object with its matrix.
         adaptive: the calibrated stopping margins, `{"stages": [{"views": 1, "margin": 2.5}, ...]}`, or None.
+        optimize: what was rewritten for which kind of device, `{"target": "cpu", ...}`, or None.
         metrics: objects with split, n, value, interval. parity: largest differences against Keras.
         golden: objects with `png` (base64), `keras_probability` and `probability` (this file's own).
 
@@ -73,6 +74,7 @@ class ModelCard:
     adaptive: Mapping[str, Any] | None = None
     precision: str = "fp32"
     calibration: Mapping[str, Any] | None = None
+    optimize: Mapping[str, Any] | None = None
     metrics: tuple[Mapping[str, Any], ...] = ()
     parity: Mapping[str, Any] | None = None
     golden: tuple[Mapping[str, Any], ...] = ()
@@ -238,6 +240,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "adaptive": (_is_object_or_none, "an object, or null"),
     "precision": _one_of(PRECISIONS),
     "calibration": (_is_object_or_none, "an object, or null"),
+    "optimize": (_is_object_or_none, "an object, or null"),
     "metrics": (_is_objects, "a list of objects"),
     "parity": (_is_object_or_none, "an object, or null"),
     "golden": (_is_objects, "a list of objects"),

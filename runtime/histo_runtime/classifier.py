@@ -100,6 +100,8 @@ class PatchClassifier:
         self.threshold = float(np.float32(self.card.threshold if threshold is None else threshold))
         if opened.note:
             _log.warning(opened.note)
+        if self.card.optimize and self.device != "cpu":
+            _log.warning(f"{model}: was rewritten for CPUs: on {self.device} a file without --optimize cpu is faster")
 
     def __getstate__(self) -> dict[str, Any]:
         return {"model": self.model, "options": self._options}
