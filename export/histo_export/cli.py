@@ -54,6 +54,13 @@ if TYPE_CHECKING:
     type=click.FloatRange(0, 1),
     help="Positive from this probability on.  [default: card, 0.5]",
 )
+@click.option(
+    "--optimize",
+    type=click.Choice(["none", "cpu"]),
+    default="none",
+    show_default=True,
+    help="Rewrite 3x3 convolutions as Winograd's filtering, faster on CPUs, in the same fp32 weights.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace ONNX when it exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object on stdout.")
 def export(
@@ -66,6 +73,7 @@ def export(
     activation: str | None,
     classes: str | None,
     threshold: float | None,
+    optimize: str,
     overwrite: bool,
     as_json: bool,
 ) -> None:
@@ -92,6 +100,7 @@ def export(
         classes=None if classes is None else tuple(name.strip() for name in classes.split(",")),
         threshold=threshold,
         verify=verify,
+        optimize=optimize,
     )
     exported = export_model(model, onnx, options, overwrite=overwrite)
     facts = _facts(exported)
@@ -118,6 +127,7 @@ def _facts(exported: Exported) -> dict[str, Any]:
         "merge": card.merge,
         "classes": list(card.classes),
         "precision": card.precision,
+        "rewritten_layers": len(card.optimize["winograd"]) if card.optimize else 0,
         "compared_on": parity.on,
         "logit_parity": parity.largest,
         "probability_parity": parity.merged,

@@ -17,8 +17,10 @@ from histo_export.convert import operator_counts, to_core
 from histo_export.fuse import fuse, with_card
 from histo_export.keras_file import KerasFile, inspect, load
 from histo_export.network import Network, as_network, input_size
+from histo_export.optimize import LOGIT_TOLERANCE as REWRITTEN_LOGIT_TOLERANCE
+from histo_export.optimize import optimize_for_cpu, parity_miss
 from histo_export.policy import KAGGLE, read_policy
-from histo_export.verify import Parity, Reference, compare, keras_reference, runs, verification_patches
+from histo_export.verify import LOGIT_TOLERANCE, Parity, Reference, compare, keras_reference, runs, verification_patches
 from histo_export.vgg19 import PATCH_SIZE
 from histo_runtime import PatchClassifier
 from histo_runtime.card import ModelCard, default_label_rule
@@ -48,6 +50,7 @@ class ExportOptions:
     classes: tuple[str, ...] | None = None
     threshold: float | None = None
     verify: Path | None = None
+    optimize: str = "none"
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,8 @@ def export_model(source: Path, target: Path, options: ExportOptions, *, overwrit
     card = _make_card(keras_file, network, options, scaling)
     say(f"converting {source} (Keras {keras_file.keras_version or 'before 2'})")
     core = to_core(network)
+    if options.optimize == "cpu":
+        core, card = _rewritten(core, network, card, scale(patches, scaling))
     fused = fuse(core, card)
     reference, parity = _verify(network, fused, card, patches, on)
     if not parity.passed:
@@ -99,6 +104,17 @@ def export_model(source: Path, target: Path, options: ExportOptions, *, overwrit
         operators=operator_counts(core),
         sha256=sha256,
     )
+
+
+def _rewritten(
+    core: onnx.ModelProto, network: Network, card: ModelCard, scaled: NDArray[np.float32]
+) -> tuple[onnx.ModelProto, ModelCard]:
+    miss = parity_miss(card.activation, card.temperature, has_logits=not network.gives_probability)
+    optimized = optimize_for_cpu(core, scaled, miss)
+    say(f"rewrote {len(optimized.choices)} of {operator_counts(core)['Conv']} convolutions for CPUs")
+    for name in optimized.refused:
+        say(f"{name}: left as it is: rewritten it rounds too much")
+    return optimized.core, card.replace(optimize=optimized.to_dict() if optimized.choices else None)
 
 
 def _check_target(source: Path, target: Path, *, overwrite: bool) -> None:
@@ -197,7 +213,8 @@ def _verify(
     say(f"verifying against Keras on {on}")
     with Progress(len(card.views) + len(list(runs())), unit="checks") as progress:
         reference = keras_reference(network, card, patches, progress.advance)
-        return reference, compare(model, card, reference, on, progress.advance)
+        tolerance = REWRITTEN_LOGIT_TOLERANCE if card.optimize else LOGIT_TOLERANCE
+        return reference, compare(model, card, reference, on, progress.advance, tolerance)
 
 
 def _reject(target: Path, parity: Parity) -> str:

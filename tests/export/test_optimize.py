@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,12 +16,15 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from histo_export.convert import CORE_OUTPUT, operator_counts
-from histo_export.fuse import fuse
+from histo_export.fuse import fuse, with_card
 from histo_export.optimize import optimize_for_cpu, parity_miss
+from histo_runtime import PatchClassifier
+from histo_runtime import classifier as classifier_module
+from histo_runtime.device import OpenSession, open_session
 from histo_runtime.scaling import scale
 from histo_runtime.views import activate, apply_views
 from tests.export.convolutions import Spec, core_of, expected, random_spec, run
-from tests.tiny import tiny_card
+from tests.tiny import tiny_card, tiny_model
 
 SIZE = 32
 WIDE = 160  # channels from which the cost model rewrites a layer of this size
@@ -111,3 +117,25 @@ def test_a_network_without_logits_is_held_to_its_probabilities_alone() -> None:
     wanted, got = np.array([[-14.0]], np.float32), np.array([[-14.5]], np.float32)
     assert parity_miss("sigmoid", 1.0)(wanted, got) > 1
     assert parity_miss("sigmoid", 1.0, has_logits=False)(wanted, got) < 1
+
+
+@pytest.mark.parametrize(("device", "warned"), [("cuda:0", True), ("cpu", False)])
+def test_a_file_that_was_rewritten_for_cpus_says_so_on_another_device(
+    device: str,
+    warned: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The session is real; that it ran on CUDA is what it is told here."""
+
+    def on_device(model: Path, _device: str, **options: Any) -> OpenSession:
+        return replace(open_session(model, "cpu", **options), device=device)
+
+    monkeypatch.setattr(classifier_module, "open_session", on_device)
+    target = tmp_path / "rewritten.onnx"
+    card = tiny_card(1, "d4", optimize={"target": "cpu", "winograd": {"conv": 6}, "refused": {}})
+    onnx.save_model(with_card(tiny_model(1), card), str(target))
+    with caplog.at_level(logging.WARNING, "histo_runtime"):
+        PatchClassifier(target, device=device)
+    assert [("--optimize cpu" in record.getMessage()) for record in caplog.records] == [True] * warned
