@@ -42,11 +42,11 @@ class Optimized:
     refused: Mapping[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what the card says."""
+        """Return what the card says; what was no number at all is None."""
         return {
             "target": "cpu",
             "winograd": {name: choice.tile for name, choice in self.choices.items()},
-            "refused": dict(self.refused),
+            "refused": {name: miss if np.isfinite(miss) else None for name, miss in self.refused.items()},
         }
 
 

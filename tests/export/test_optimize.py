@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,7 +18,8 @@ from onnx import helper, numpy_helper
 
 from histo_export.convert import CORE_OUTPUT, operator_counts
 from histo_export.fuse import fuse, with_card
-from histo_export.optimize import optimize_for_cpu, parity_miss
+from histo_export.optimize import Optimized, optimize_for_cpu, parity_miss
+from histo_export.winograd_cost import Choice
 from histo_runtime import PatchClassifier
 from histo_runtime import classifier as classifier_module
 from histo_runtime.device import OpenSession, open_session
@@ -111,6 +113,16 @@ def test_the_layer_whose_rounding_breaks_the_gate_goes_back_to_direct(patches: N
 def test_what_counts_is_the_worse_of_logit_and_probability(wanted: float, got: float, missed: float) -> None:
     pair = (np.array([[value]], np.float32) for value in (wanted, got))
     assert parity_miss("sigmoid", 1.0)(*pair) == pytest.approx(missed, rel=1e-2)
+
+
+def test_what_the_card_says_is_json_even_where_rounding_left_no_number() -> None:
+    optimized = Optimized(onnx.ModelProto(), {"a": Choice(4, True)}, {"b": 3.5, "c": float("inf")})
+    card = tiny_card(1, optimize=optimized.to_dict())
+    assert json.loads(card.to_json())["optimize"] == {
+        "target": "cpu",
+        "winograd": {"a": 4},
+        "refused": {"b": 3.5, "c": None},
+    }
 
 
 def test_a_network_without_logits_is_held_to_its_probabilities_alone() -> None:

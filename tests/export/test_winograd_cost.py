@@ -51,6 +51,22 @@ def test_deep_layers_are_rewritten_and_the_first_ones_are_not() -> None:
     assert set(choose(layers)) == {"conv2", "conv3", "conv4", "conv5"}
 
 
+def test_vgg19_keeps_channels_last_while_a_row_of_tiles_is_long_and_views_last_below() -> None:
+    side, channels, layers = 96, 3, []
+    for filters, depth in ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4)):
+        for index in range(depth):
+            source = (layers[-1].pooled or layers[-1].activated) if layers else "x"
+            pooled = f"pool{side}" if index == depth - 1 else ""
+            name = f"conv{side}_{index}"
+            layers.append(layer(channels, filters, side, source=source, name=name, pooled=pooled))
+            channels = filters
+        side //= 2
+    chosen = choose(layers)
+    assert [item.height for item in layers if item.name not in chosen] == [96, 96]
+    by_side = {item.height: chosen[item.name] for item in layers if item.name in chosen}
+    assert by_side == {48: Choice(6, True), 24: Choice(6, True), 12: Choice(6, False), 6: Choice(3, False)}
+
+
 def test_what_is_chosen_beats_direct_convolution_by_a_tenth() -> None:
     layers = chain((64, 256, 24), (256, 256, 24), (256, 512, 12), (512, 512, 6))
     for name, choice in choose(layers).items():
