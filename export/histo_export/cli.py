@@ -84,6 +84,13 @@ if TYPE_CHECKING:
     type=click.FloatRange(0, 1),
     help="Positive from this probability on.  [default: card, 0.5]",
 )
+@click.option(
+    "--optimize",
+    type=click.Choice(["none", "cpu"]),
+    default="none",
+    show_default=True,
+    help="Rewrite 3x3 convolutions as Winograd's filtering, faster on CPUs, in the same fp32 weights.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace ONNX when it exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object on stdout.")
 def export(
@@ -100,6 +107,7 @@ def export(
     activation: str | None,
     classes: str | None,
     threshold: float | None,
+    optimize: str,
     overwrite: bool,
     as_json: bool,
 ) -> None:
@@ -132,6 +140,7 @@ def export(
         target=target,
         calibrate=calibrate,
         labels=labels,
+        optimize=optimize,
     )
     exported = export_model(model, onnx, options, overwrite=overwrite)
     facts = _facts(exported)
@@ -158,6 +167,7 @@ def _facts(exported: Exported) -> dict[str, Any]:
         "merge": card.merge,
         "classes": list(card.classes),
         "precision": card.precision,
+        "rewritten_layers": len(card.optimize["winograd"]) if card.optimize else 0,
         "compared_on": parity.on,
         "logit_parity": parity.largest,
         "probability_parity": parity.merged,

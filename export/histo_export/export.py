@@ -18,11 +18,13 @@ from histo_export.fuse import fuse, with_card
 from histo_export.keras_file import KerasFile, inspect, load
 from histo_export.network import Network, as_network, input_size
 from histo_export.new_card import ExportOptions, make_card, scaling_of
+from histo_export.optimize import LOGIT_TOLERANCE as REWRITTEN_LOGIT_TOLERANCE
+from histo_export.optimize import optimize_for_cpu, parity_miss
 from histo_export.patch_sets import VERIFIED_PATCHES, PatchSets, read_patch_sets
 from histo_export.policy import read_policy
 from histo_export.precision import GateError, comparison_patches, lower
 from histo_export.target import choose_target
-from histo_export.verify import Parity, Reference, compare, keras_reference, runs, verification_patches
+from histo_export.verify import LOGIT_TOLERANCE, Parity, Reference, compare, keras_reference, runs, verification_patches
 from histo_export.vgg19 import PATCH_SIZE
 from histo_runtime import PatchClassifier
 from histo_runtime.card import ModelCard
@@ -76,6 +78,8 @@ def export_model(source: Path, target: Path, options: ExportOptions, *, overwrit
     patches, own, on = _verification(sets, built_in)
     say(f"converting {source} (Keras {keras_file.keras_version or 'before 2'})")
     core = to_core(network)
+    if options.optimize == "cpu":
+        core, card = _rewritten(core, network, card, scale(patches, scaling))
     fused = fuse(core, card)
     reference, parity = _verify(network, fused, card, patches, on)
     if not parity.passed:
@@ -103,6 +107,17 @@ def export_model(source: Path, target: Path, options: ExportOptions, *, overwrit
     )
 
 
+def _rewritten(
+    core: onnx.ModelProto, network: Network, card: ModelCard, scaled: NDArray[np.float32]
+) -> tuple[onnx.ModelProto, ModelCard]:
+    miss = parity_miss(card.activation, card.temperature, has_logits=not network.gives_probability)
+    optimized = optimize_for_cpu(core, scaled, miss)
+    say(f"rewrote {len(optimized.choices)} of {operator_counts(core)['Conv']} convolutions for CPUs")
+    for name in optimized.refused:
+        say(f"{name}: left as it is: rewritten it rounds too much")
+    return optimized.core, card.replace(optimize=optimized.to_dict() if optimized.choices else None)
+
+
 def _check_target(source: Path, target: Path, *, overwrite: bool) -> None:
     if target.suffix.lower() != ".onnx":
         raise UsageError(f"{target}: the file to write ends in .onnx: histo-export MODEL ONNX")
@@ -116,6 +131,10 @@ def _check_options(options: ExportOptions) -> None:
         raise UsageError("--precision int8 needs --calibrate PATCHES: 256 or more patches of the kind it will see")
     if options.precision != "int8" and options.target != "auto":
         raise UsageError(f"--target {options.target}: is of int8, not of {options.precision}: leave it out")
+    if options.precision != "fp32" and options.optimize != "none":
+        raise UsageError(
+            f"--optimize {options.optimize}: is of fp32, {options.precision} has no use for it: leave it out"
+        )
     if options.labels is not None and options.calibrate is None and options.verify is None:
         raise UsageError("--labels: of which patches? Name them with --verify or --calibrate")
 
@@ -154,7 +173,8 @@ def _verify(
     say(f"verifying against Keras on {on}")
     with Progress(len(card.views) + len(list(runs())), unit="checks") as progress:
         reference = keras_reference(network, card, patches, progress.advance)
-        return reference, compare(model, card, reference, on, progress.advance)
+        tolerance = REWRITTEN_LOGIT_TOLERANCE if card.optimize else LOGIT_TOLERANCE
+        return reference, compare(model, card, reference, on, progress.advance, tolerance)
 
 
 def _parity_reason(parity: Parity) -> str:

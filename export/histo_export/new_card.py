@@ -31,6 +31,7 @@ class ExportOptions:
     target: str = "auto"
     calibrate: Path | None = None
     labels: str | None = None
+    optimize: str = "none"
 
 
 def scaling_of(file: KerasFile, options: ExportOptions) -> str:

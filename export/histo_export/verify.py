@@ -112,6 +112,7 @@ def compare(
     reference: Reference,
     on: str,
     advance: Callable[[], None] = lambda: None,
+    logit_tolerance: float = LOGIT_TOLERANCE,
 ) -> Parity:
     """Run the fused model in every optimisation and batch size, and take the largest differences from Keras.
 
@@ -132,7 +133,8 @@ def compare(
             expected = activate(reference.logits[:count], card.activation)
             each = max(each, _largest(view_probability - expected))
             advance()
-    return _parity(card, relative, merged, each, on, has_logits=reference.has_logits)
+    tolerance = logit_tolerance if reference.has_logits else None
+    return _parity(card, relative, merged, each, on, tolerance)
 
 
 def runs() -> Iterator[tuple[str, int]]:
@@ -141,13 +143,13 @@ def runs() -> Iterator[tuple[str, int]]:
 
 
 def _parity(
-    card: ModelCard, relative: NDArray[np.float32], merged: float, each: float, on: str, *, has_logits: bool
+    card: ModelCard, relative: NDArray[np.float32], merged: float, each: float, on: str, tolerance: float | None
 ) -> Parity:
     by_patch = relative.reshape(*relative.shape[:2], -1).max(axis=2)
     worst_patch, worst_view = (int(i) for i in np.unravel_index(by_patch.argmax(), by_patch.shape))
     view = {view_name(view): float(by_patch[:, i].max()) for i, view in enumerate(card.views)}
-    allowed = PROBABILITY_TOLERANCE if has_logits else PROBABILITY_ONLY_TOLERANCE
-    passed = max(merged, each) <= allowed and (by_patch.max() <= LOGIT_TOLERANCE or not has_logits)
+    allowed = PROBABILITY_ONLY_TOLERANCE if tolerance is None else PROBABILITY_TOLERANCE
+    passed = max(merged, each) <= allowed and (tolerance is None or by_patch.max() <= tolerance)
     return Parity(
         patches=len(relative),
         on=on,
@@ -155,7 +157,7 @@ def _parity(
         merged=merged,
         worst_view=view_name(card.views[worst_view]),
         worst_patch=worst_patch,
-        logit_tolerance=LOGIT_TOLERANCE if has_logits else None,
+        logit_tolerance=tolerance,
         probability_tolerance=allowed,
         passed=bool(passed),
     )

@@ -48,6 +48,7 @@ class ModelCard:
         views: names in order; an affine view is an object with its matrix.
         adaptive: the calibrated stopping margins, `{"stages": [{"views": 2, "margin": 0.5}, ...], "order": [3, ...]}`,
             or None.
+        optimize: what was rewritten for which kind of device, `{"target": "cpu", ...}`, or None.
         metrics: objects with split, n, value, interval. parity: largest differences against Keras.
         golden: objects with `png` (base64), `keras_probability` and `probability` (this file's own).
 
@@ -78,6 +79,7 @@ class ModelCard:
     adaptive: Mapping[str, Any] | None = None
     precision: str = "fp32"
     calibration: Mapping[str, Any] | None = None
+    optimize: Mapping[str, Any] | None = None
     metrics: tuple[Mapping[str, Any], ...] = ()
     parity: Mapping[str, Any] | None = None
     golden: tuple[Mapping[str, Any], ...] = ()
@@ -258,6 +260,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "adaptive": (_is_object_or_none, "an object, or null"),
     "precision": _one_of(PRECISIONS),
     "calibration": (_is_object_or_none, "an object, or null"),
+    "optimize": (_is_object_or_none, "an object, or null"),
     "metrics": (_is_objects, "a list of objects"),
     "parity": (_is_object_or_none, "an object, or null"),
     "golden": (_is_objects, "a list of objects"),

@@ -108,6 +108,8 @@ class PatchClassifier:
         self.note = opened.note
         if self.note:
             _log.warning(self.note)
+        if self.card.optimize and self.device != "cpu":
+            _log.warning(f"{model}: was rewritten for CPUs: on {self.device} a file without --optimize cpu is faster")
 
     def __getstate__(self) -> dict[str, Any]:
         own = self._options["session_options"]

@@ -16,7 +16,7 @@ from histo_runtime.views import POLICIES
 # Section 3 of the contract, typed again here on purpose.
 KEYS = set(
     "schema name version created source_sha256 tools size channels scaling microns_per_pixel classes activation"
-    " threshold threshold_rule temperature label_rule colour policy views merge adaptive precision calibration"
+    " threshold threshold_rule temperature label_rule colour policy views merge adaptive precision calibration optimize"
     " metrics parity golden intended_use data licence references".split()
 )
 ONE_STAGE = {"stages": [{"views": 1, "margin": 1}]}
@@ -48,6 +48,7 @@ FULL = {
     },
     "precision": "int8",
     "calibration": {"method": "entropy", "patches": 512, "sha256": "cd" * 32},
+    "optimize": {"target": "cpu", "winograd": {"conv2": 6}, "refused": {}},
     "metrics": [{"split": "valid", "n": 3000, "name": "auc", "value": 0.95, "interval": [0.94, 0.96]}],
     "parity": {"merged": 1e-6, "per_view": [1e-6] * 8, "on": "400 patches"},
     "golden": [{"png": "iVBOR", "keras_probability": 0.5, "probability": 0.5}],
@@ -128,6 +129,7 @@ def test_unknown_keys_are_kept(extra: dict[str, Any]) -> None:
         ],
         "precision": ["bf16", None],
         "calibration": ["entropy", []],
+        "optimize": ["cpu", []],
         "metrics": [{}, None, ["auc"]],
         "parity": [1e-6, []],
         "golden": [None, {}, ["iVBOR"]],
