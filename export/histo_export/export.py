@@ -132,9 +132,7 @@ def _check_options(options: ExportOptions) -> None:
     if options.precision != "int8" and options.target != "auto":
         raise UsageError(f"--target {options.target}: is of int8, not of {options.precision}: leave it out")
     if options.precision != "fp32" and options.optimize != "none":
-        raise UsageError(
-            f"--optimize {options.optimize}: is of fp32, {options.precision} has no use for it: leave it out"
-        )
+        raise UsageError(f"--optimize {options.optimize}: is of fp32, not of {options.precision}: leave it out")
     if options.labels is not None and options.calibrate is None and options.verify is None:
         raise UsageError("--labels: of which patches? Name them with --verify or --calibrate")
 

@@ -22,7 +22,7 @@ from histo_export.optimize import Optimized, optimize_for_cpu, parity_miss
 from histo_export.winograd_cost import Choice
 from histo_runtime import PatchClassifier
 from histo_runtime import classifier as classifier_module
-from histo_runtime.device import OpenSession, open_session
+from histo_runtime.device import DeviceRequest, OpenSession, open_session
 from histo_runtime.scaling import scale
 from histo_runtime.views import activate, apply_views
 from tests.export.convolutions import Spec, core_of, expected, random_spec, run
@@ -141,8 +141,8 @@ def test_a_file_that_was_rewritten_for_cpus_says_so_on_another_device(
 ) -> None:
     """The session is real; that it ran on CUDA is what it is told here."""
 
-    def on_device(model: Path, _device: str, **options: Any) -> OpenSession:
-        return replace(open_session(model, "cpu", **options), device=device)
+    def on_device(model: Any, request: DeviceRequest) -> OpenSession:
+        return replace(open_session(model, replace(request, device="cpu")), device=device)
 
     monkeypatch.setattr(classifier_module, "open_session", on_device)
     target = tmp_path / "rewritten.onnx"
