@@ -50,13 +50,13 @@ class Agreement:
         figures: dict[str, Any] = without_nan(asdict(self))
         return figures
 
-    def metrics(self) -> tuple[dict[str, Any], ...]:
-        """The AUC after, as an entry of the card's `metrics`; none where there is none."""
+    def metrics(self, split: str) -> tuple[dict[str, Any], ...]:
+        """The AUC after, as an entry of the card's `metrics` for `split`; none where there is none."""
         if self.auc_after is None:
             return ()
         after = without_nan(asdict(self.auc_after))
         interval = None if after["low"] is None else [after["low"], after["high"]]
-        return ({"metric": "auc", "split": self.on, "n": self.labelled, "value": after["value"], "interval": interval},)
+        return ({"metric": "auc", "split": split, "n": self.labelled, "value": after["value"], "interval": interval},)
 
     def in_words(self) -> str:
         """Say the figures in a line."""

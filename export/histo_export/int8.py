@@ -14,13 +14,12 @@ from histo_export.calibration import METHODS, PASSES, activation_ranges
 from histo_export.convert import CORE_OUTPUT
 from histo_export.engine import batch_views, open_model, run_batches
 from histo_export.patch_sets import PatchSet
-from histo_export.quantize import plan, quantise
+from histo_export.quantize import CONVOLUTIONS, plan, quantise
 from histo_runtime.card import ModelCard
 from histo_runtime.scaling import scale
 from histo_runtime.views import activate
 
 _NOTHING, _FIRST = "nothing", "the first convolution"
-_CANDIDATE_COUNT = 2 * len(METHODS)
 # The first convolution in float32 halves the error and costs a seventh of the speed (VGG19): worth it only where
 # int8 throughout would come near its gate of 1 % changed labels.
 _COMFORTABLE = 0.005
@@ -52,9 +51,15 @@ class Quantised:
     record: dict[str, Any]
 
 
-def search_steps(calibration: PatchSet, selection: PatchSet) -> int:
+def search_steps(core: onnx.ModelProto, calibration: PatchSet, selection: PatchSet) -> int:
     """How many patches `search` runs, all passes counted: the length of its progress."""
-    return PASSES * len(calibration) + (1 + _CANDIDATE_COUNT) * len(selection)
+    return PASSES * len(calibration) + (1 + len(_exclusions(core)) * len(METHODS)) * len(selection)
+
+
+def _exclusions(core: onnx.ModelProto) -> tuple[str, ...]:
+    """What may stay in float32: nothing, or the first convolution where others are left for int8."""
+    convolutions = sum(node.op_type in CONVOLUTIONS for node in core.graph.node)
+    return (_NOTHING, _FIRST) if convolutions > 1 else (_NOTHING,)
 
 
 def search(
@@ -92,7 +97,7 @@ def search(
 
     candidates = [
         _judge(method, excluded, probability(int8(method, excluded)), reference, card)
-        for excluded in (_NOTHING, _FIRST)
+        for excluded in _exclusions(core)
         for method in METHODS
     ]
     chosen, why = choose(candidates)

@@ -71,7 +71,7 @@ def lower(
         model, card = _fp16(core, card, reference, sets)
     else:
         model = fused
-    # A CPU computes float16 through casts, at a tenth of the speed, and its answers lie within 5e-3 of float32's.
+    # float16's answers lie within 5e-3 of float32's, whose margins serve both.
     if sets.comparison is not None:
         card = _measured(fused, card, sets.comparison)
     return Lowered(model, card)
@@ -96,7 +96,8 @@ def _fp16(
         on=str((card.parity or {}).get("on", "")),
         sha256=list_hash(content_hashes(patches)),
     )
-    return model, _judged(card.replace(calibration={"kept_in_fp32": list(kept)}), found)
+    split = "" if sets.comparison is None else f"{found.labelled} patches of {sets.comparison.name}"
+    return model, _judged(card.replace(calibration={"kept_in_fp32": list(kept)}), found, split)
 
 
 def _int8(core: onnx.ModelProto, fused: onnx.ModelProto, card: ModelCard, sets: PatchSets, target: str) -> Lowered:
@@ -105,7 +106,7 @@ def _int8(core: onnx.ModelProto, fused: onnx.ModelProto, card: ModelCard, sets: 
         raise ValueError("int8 needs calibration patches")
     selection, gate = halves(comparison)
     say(f"calibrating int8 ({target}) on {calibration.name}, choosing on {len(selection)} patches")
-    with Progress(search_steps(calibration, selection), unit="patches") as progress:
+    with Progress(search_steps(core, calibration, selection), unit="patches") as progress:
         chosen = search(core, card, calibration, selection, target, progress.advance)
     # Affine views interpolate: their pixels are no whole numbers.
     whole = all(isinstance(view, str) for view in card.views)
@@ -124,14 +125,14 @@ def _int8(core: onnx.ModelProto, fused: onnx.ModelProto, card: ModelCard, sets: 
         sha256=gate.sha256,
         independent=sets.independent,
     )
-    card = _judged(card.replace(calibration=chosen.record), found)
+    card = _judged(card.replace(calibration=chosen.record), found, gate.name)
     if len(card.views) > 1:
         card = _with_margins(card, np.concatenate([rest.by_view, after.by_view]), comparison)
     return Lowered(model, card)
 
 
-def _judged(card: ModelCard, found: Agreement) -> ModelCard:
-    """Put the comparison into the card, or refuse the model."""
+def _judged(card: ModelCard, found: Agreement, split: str) -> ModelCard:
+    """Put the comparison into the card, and the AUC under the name of its patches, or refuse the model."""
     say(found.in_words())
     reason = refusal(found, card.precision)
     record = {**(card.calibration or {}), "agreement": found.to_dict()}
@@ -141,7 +142,7 @@ def _judged(card: ModelCard, found: Agreement) -> ModelCard:
         raise GateError(reason, {"precision": card.precision, "reason": reason, **record})
     if not found.independent:
         say("too few patches to keep some apart: those that were compared also set the ranges; give 1,000 others")
-    return card.replace(calibration=record, metrics=(*card.metrics, *found.metrics()))
+    return card.replace(calibration=record, metrics=(*card.metrics, *found.metrics(split)))
 
 
 def _measured(fused: onnx.ModelProto, card: ModelCard, comparison: PatchSet) -> ModelCard:
@@ -165,7 +166,7 @@ def _with_auc(card: ModelCard, probability: NDArray[np.float32], comparison: Pat
     if found.labelled:
         auc = found.auc_after
         say(_NO_AUC if auc is None else f"AUC {auc.value:.4f}, 95 % interval {auc.low:.4f} to {auc.high:.4f}")
-    return card.replace(metrics=(*card.metrics, *found.metrics()))
+    return card.replace(metrics=(*card.metrics, *found.metrics(comparison.name)))
 
 
 def _with_margins(card: ModelCard, by_view: NDArray[np.float32], comparison: PatchSet) -> ModelCard:

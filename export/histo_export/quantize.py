@@ -22,7 +22,7 @@ from histo_runtime.errors import ModelFileError
 from histo_runtime.onnx_runtime import first_line, import_onnxruntime
 from histo_runtime.scaling import CAFFE_MEAN_BGR
 
-_CONVOLUTIONS = ("Conv", "ConvTranspose")
+CONVOLUTIONS = ("Conv", "ConvTranspose")
 # Operators that onnxruntime's CPU kernels compute in 8 bits between convolutions.
 _QUANTISED = frozenset(
     "Add AveragePool Clip Concat Conv ConvTranspose Flatten Gemm GlobalAveragePool LeakyRelu MatMul MaxPool Mul Pad"
@@ -65,7 +65,7 @@ def plan(core: onnx.ModelProto) -> Plan:
     """
     core = _simplified(core)
     nodes = list(core.graph.node)
-    convolutions = [node for node in nodes if node.op_type in _CONVOLUTIONS]
+    convolutions = [node for node in nodes if node.op_type in CONVOLUTIONS]
     if not convolutions:
         raise ModelFileError("the model has no convolution, so int8 gains nothing: export it in fp32")
     head = {node.name for node in head_of(core)}
@@ -134,7 +134,7 @@ def head_of(core: onnx.ModelProto) -> list[Any]:
     Nodes need names. A core without convolutions is all head.
     """
     nodes = list(core.graph.node)
-    convolutions = [node for node in nodes if node.op_type in _CONVOLUTIONS]
+    convolutions = [node for node in nodes if node.op_type in CONVOLUTIONS]
     body = {node.name for node in convolutions}
     needed = {name for node in convolutions for name in node.input}
     for node in reversed(nodes):  # what convolutions depend on
@@ -164,7 +164,7 @@ def _before_relu(nodes: list[Any]) -> set[str]:
         for name in node.input:
             readers.setdefault(name, []).append(node.op_type)
     return {
-        name for node in nodes if node.op_type in _CONVOLUTIONS for name in node.output if readers.get(name) == ["Relu"]
+        name for node in nodes if node.op_type in CONVOLUTIONS for name in node.output if readers.get(name) == ["Relu"]
     }
 
 

@@ -56,7 +56,7 @@ def test_labels_of_the_first_patches_alone_tell_their_auc() -> None:
 def test_without_labels_of_both_classes_there_is_no_auc(labels: object) -> None:
     before, after, _ = pair()
     found = compared(before, after, labels)
-    assert (found.auc_before, found.auc_after, found.auc_change, found.metrics()) == (None, None, None, ())
+    assert (found.auc_before, found.auc_after, found.auc_change, found.metrics("valid")) == (None, None, None, ())
 
 
 def test_a_softmax_of_three_classes_is_judged_by_its_largest() -> None:
@@ -132,11 +132,11 @@ def test_the_line_says_how_wide_the_interval_of_a_small_set_is() -> None:
 def test_the_metric_is_the_auc_after_with_its_interval_as_training_writes_it() -> None:
     before, after, labels = pair()
     found = compared(before, after, labels)
-    (entry,) = found.metrics()
+    (entry,) = found.metrics("valid")
     assert set(entry) == {"metric", "split", "n", "value", "interval"}
-    assert (entry["metric"], entry["split"], entry["n"]) == ("auc", "drawn", 200)
+    assert (entry["metric"], entry["split"], entry["n"]) == ("auc", "valid", 200)
     assert found.auc_after is not None
     assert (entry["value"], entry["interval"]) == (found.auc_after.value, [found.auc_after.low, found.auc_after.high])
     one_positive = np.zeros(200, np.int64)
     one_positive[0] = 1
-    assert compared(before, after, one_positive).metrics()[0]["interval"] is None
+    assert compared(before, after, one_positive).metrics("valid")[0]["interval"] is None
