@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -313,18 +311,3 @@ def test_one_positive_patch_gives_an_auc_without_an_interval(keras3: Any, tmp_pa
     (line,) = (line for line in result.stdout.splitlines() if line.startswith("auc after"))
     assert "(no interval)" in line
     assert PatchClassifier(tmp_path / "a.onnx").card.metrics[-1]["interval"] is None
-
-
-@pytest.mark.tensorflow
-def test_a_full_disk_is_one_line_and_leaves_nothing(keras3: Any, tmp_path: Path, folder: Path) -> None:
-    source = red_network(keras3, tmp_path / "a.keras", signal=1, other=1)
-    code = (
-        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000));"
-        "from histo_export.cli import export; export()"
-    )
-    options = ["--precision", "int8", "--calibrate", str(folder), "--views", "none"]
-    arguments = [sys.executable, "-c", code, str(source), str(tmp_path / "a.onnx"), *options]
-    done = subprocess.run(arguments, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "needs room" in last_line(done.stderr)
-    assert names_in(tmp_path) == ["a.keras"]

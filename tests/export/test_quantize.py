@@ -261,3 +261,15 @@ def test_batch_normalisation_is_folded_into_its_convolution(patches: NDArray[np.
     assert "BatchNormalization" not in {node.op_type for node in model.graph.node}
     before = run(core, scaled)
     assert np.abs(run(model, scaled) - before).max() < 0.1 * before.std()
+
+
+def test_a_full_disk_says_where_room_is_needed() -> None:
+    resource = pytest.importorskip("resource", reason="limits on the size of files are POSIX")
+    core = tiny_core(1)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(ModelFileError, match=r"for which .* needs room"):
+            plan(core)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
