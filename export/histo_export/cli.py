@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     metavar="PATCHES",
     help="Patches that set the ranges of int8: 256 are chosen, at least 128 are needed; those left over are compared"
-    " on. Folders, files, .csv, .zip or .h5, as for histo-infer.",
+    " on, unless --verify names others. Folders, files, .csv, .zip or .h5, as for histo-infer.",
 )
 @click.option(
     "--verify",

@@ -190,7 +190,8 @@ def _simplified(core: onnx.ModelProto) -> onnx.ModelProto:
             ort.InferenceSession(core.SerializeToString(), options, providers=["CPUExecutionProvider"])
             simplified = onnx.load_model(str(path))
         except Exception as error:  # onnxruntime's own kinds; a full disk is one of them
-            raise _not_possible(f"can't be simplified in {folder}", error) from error
+            reason = f"can't be simplified, for which {Path(folder).parent} needs room"
+            raise _not_possible(reason, error) from error
     for number, node in enumerate(simplified.graph.node):
         node.name = node.name or f"{node.op_type}_{number}"
     used = {node.domain for node in simplified.graph.node}

@@ -203,7 +203,13 @@ def two_branches() -> onnx.ModelProto:
 
 
 def test_the_head_is_what_no_convolution_depends_on_in_any_branch() -> None:
-    assert [node.name for node in head_of(two_branches())] == ["add", "last_relu", "pool", "dense"]
+    core = two_branches()
+    before_left = helper.make_node("Neg", ["b"], ["minus_b"], name="before_left")
+    nodes = [*core.graph.node[:3], before_left, *core.graph.node[3:]]
+    nodes[4].input[0] = "minus_b"
+    del core.graph.node[:]
+    core.graph.node.extend(nodes)
+    assert [node.name for node in head_of(core)] == ["add", "last_relu", "pool", "dense"]
 
 
 def test_both_branches_compute_in_int8(patches: NDArray[np.uint8]) -> None:
@@ -216,22 +222,23 @@ def test_both_branches_compute_in_int8(patches: NDArray[np.uint8]) -> None:
 
 
 def test_shapes_that_a_graph_computes_are_no_activations(patches: NDArray[np.uint8]) -> None:
-    """A Reshape to a batch size that is read off the data, as tf2onnx writes it: integers have no range."""
-    core = two_branches()
+    """A Reshape to a shape that is computed from the data, as tf2onnx writes it: integers have no range."""
+    shaped = two_branches()
     extra = [
-        helper.make_node("Shape", ["b"], ["shape"], start=0, end=1, name="shape"),
-        helper.make_node("Concat", ["shape", "rest"], ["whole"], axis=0, name="whole"),
+        helper.make_node("Shape", ["b"], ["shape"], name="shape"),
+        helper.make_node("Mul", ["shape", "factors"], ["doubled"], name="doubled"),
+        helper.make_node("Div", ["doubled", "factors"], ["whole"], name="whole"),
         helper.make_node("Reshape", ["b", "whole"], ["b2"], name="same"),
     ]
-    nodes = [*core.graph.node[:3], *extra, *core.graph.node[3:]]
-    for node in nodes[6:8]:
+    nodes = [*shaped.graph.node[:3], *extra, *shaped.graph.node[3:]]
+    for node in nodes[7:9]:
         node.input[0] = "b2"
-    shaped = onnx.ModelProto()
-    shaped.CopyFrom(core)
     del shaped.graph.node[:]
     shaped.graph.node.extend(nodes)
-    rest = np.array([4, SIZE - 2, SIZE - 2])
-    shaped.graph.initializer.append(numpy_helper.from_array(rest, "rest"))
+    shaped.graph.initializer.append(numpy_helper.from_array(np.array([1, 2, 1, 1]), "factors"))
+    planned = plan(shaped)
+    assert "doubled" in {name for node in planned.core.graph.node for name in node.output}  # it is still computed
+    assert "doubled" not in planned.tensors
     expected = run(quantised(two_branches(), patches), scale(patches, "unit"))
     np.testing.assert_allclose(run(quantised(shaped, patches), scale(patches, "unit")), expected, atol=0.02)
 
@@ -254,3 +261,15 @@ def test_batch_normalisation_is_folded_into_its_convolution(patches: NDArray[np.
     assert "BatchNormalization" not in {node.op_type for node in model.graph.node}
     before = run(core, scaled)
     assert np.abs(run(model, scaled) - before).max() < 0.1 * before.std()
+
+
+def test_a_full_disk_says_where_room_is_needed() -> None:
+    resource = pytest.importorskip("resource", reason="limits on the size of files are POSIX")
+    core = tiny_core(1)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(ModelFileError, match=r"for which .* needs room"):
+            plan(core)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
