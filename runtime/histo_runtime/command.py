@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import suppress
 from typing import Any
@@ -52,10 +53,11 @@ class HistoCommand(click.Command):
             where = f"{error.filename}: " if error.filename else ""
             self._fail(f"{where}{error.strerror or error}", EXIT_FAILED)
         except MemoryError:
-            self._fail("out of memory: choose a smaller --batch-size", EXIT_FAILED)
+            self._fail("out of memory: give it fewer at once (histo-infer: --batch-size)", EXIT_FAILED)
 
     def _fail(self, message: str, code: int) -> None:
         say(f"{self.name}: {' '.join(message.split())}")
+        _settle_stdout()
         sys.exit(code)
 
 
@@ -66,6 +68,18 @@ def say(message: str) -> None:
     """
     with suppress(OSError, ValueError):
         click.echo(printable(message), err=True)
+
+
+def _settle_stdout() -> None:
+    """Let go of what a full disk did not take: flushed again at the end it would make the exit code Python's 120."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except (OSError, ValueError):
+        with suppress(OSError, ValueError):
+            nothing = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nothing, sys.stdout.fileno())
+            os.close(nothing)
 
 
 def printable(text: str) -> str:
