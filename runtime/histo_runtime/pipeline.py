@@ -21,6 +21,7 @@ from histo_runtime.errors import HistoError, PatchError
 from histo_runtime.predictions import Predictions
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 _INFERENCES_AHEAD = 2  # one being computed, one waiting: the processor never waits for a batch
 
 
@@ -89,6 +90,19 @@ def overlapped(
         run.close()
 
 
+def result_of(future: Future[Result]) -> Result:
+    """Wait for a future; Ctrl-C is a KeyboardInterrupt whenever it comes.
+
+    While `threading` takes or gives back the future's lock it ends in "cannot release un-acquired lock".
+    """
+    try:
+        return future.result()
+    except RuntimeError as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from error
+        raise
+
+
 class _Run(Generic[Item]):
     def __init__(
         self,
@@ -145,13 +159,13 @@ class _Run(Generic[Item]):
         return ""
 
     def _start_inferring(self, decoded: _Decoding[Item]) -> _Inferring[Item]:
-        errors = [slot.result() for slot in decoded.slots]
+        errors = [result_of(slot) for slot in decoded.slots]
         future = None
         if not all(errors):
             future = self._inference.submit(self._infer, decoded.buffer, len(decoded.items))
         return _Inferring(decoded.items, decoded.buffer, errors, future)
 
     def _finish(self, inferred: _Inferring[Item]) -> Iterator[Batch[Item]]:
-        predictions = inferred.predictions.result() if inferred.predictions else None
+        predictions = result_of(inferred.predictions) if inferred.predictions else None
         yield Batch(inferred.items, inferred.errors, inferred.buffer[: len(inferred.items)], predictions)
         self._free.append(inferred.buffer)
