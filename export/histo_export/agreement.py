@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from histo_export.int8 import labels_of
 from histo_runtime.card import ModelCard
 from histo_runtime.metrics import NORMAL_95, Interval, auc_difference, auc_interval
+from histo_runtime.predictions import label_indices
 
 FP16_TOLERANCE = 5e-3  # of probability
 LABEL_AGREEMENT = 0.99
@@ -89,7 +89,7 @@ def agree(
     `labels` are the true ones of the first patches, or of all, or None.
     """
     difference = np.nan_to_num(np.abs(after - before), nan=np.inf)
-    changed = labels_of(before, card) != labels_of(after, card)
+    changed = np.not_equal(*(label_indices(some, card.activation, card.threshold) for some in (before, after)))
     figures = Agreement(
         patches=len(before),
         on=on,

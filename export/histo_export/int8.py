@@ -16,6 +16,7 @@ from histo_export.engine import batch_views, open_model, run_batches
 from histo_export.patch_sets import PatchSet
 from histo_export.quantize import CONVOLUTIONS, plan, quantise
 from histo_runtime.card import ModelCard
+from histo_runtime.predictions import label_indices
 from histo_runtime.scaling import scale
 from histo_runtime.views import activate
 
@@ -128,12 +129,6 @@ def _judge(
     method: str, excluded: str, own: NDArray[np.float32], reference: NDArray[np.float32], card: ModelCard
 ) -> Candidate:
     difference = np.nan_to_num(np.abs(own - reference), nan=1.0)  # no number is as wrong as can be
-    changed = labels_of(own, card) != labels_of(reference, card)
+    mine, theirs = (label_indices(some, card.activation, card.threshold) for some in (own, reference))
+    changed = mine != theirs
     return Candidate(method, excluded, float(difference.mean()), float(difference.max()), float(changed.mean()))
-
-
-def labels_of(probability: NDArray[np.float32], card: ModelCard) -> NDArray[np.int64]:
-    """Class indices `[N]` of probabilities `[N]` (sigmoid, by the card's threshold) or `[N, C]` (softmax)."""
-    if card.activation == "sigmoid":
-        return np.asarray(probability >= np.float32(card.threshold), np.int64)
-    return np.asarray(probability.argmax(axis=1), np.int64)

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from histo_export.int8 import labels_of
 from histo_runtime.adaptive import lead
 from histo_runtime.card import ModelCard
+from histo_runtime.predictions import label_indices
 from histo_runtime.views import logits_of, merge_probabilities
 
 _MEASURED = (1, 2, 4)
@@ -81,8 +81,9 @@ def _measure(ordered: NDArray[np.float32], count: int, card: ModelCard) -> dict[
 def _leads(ordered: NDArray[np.float32], count: int, card: ModelCard) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Leads after the first views, and whether the label then is another than under all."""
     first = ordered[:, :count]
-    before, after = (merge_probabilities(some, card.activation, card.merge) for some in (first, ordered))
-    return lead(first, card.activation, card.threshold), labels_of(before, card) != labels_of(after, card)
+    merged = (merge_probabilities(some, card.activation, card.merge) for some in (first, ordered))
+    before, after = (label_indices(some, card.activation, card.threshold) for some in merged)
+    return lead(first, card.activation, card.threshold), before != after
 
 
 def _mean_views(ordered: NDArray[np.float32], stages: list[dict[str, Any]], card: ModelCard) -> float:

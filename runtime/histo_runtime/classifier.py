@@ -256,7 +256,7 @@ class PatchClassifier:
         if self.card.adaptive is None:
             raise InputError(
                 f"{self.model}: its card has no margins for adaptive augmentation:"
-                " export it with histo-export --precision PRECISION --calibrate PATCHES"
+                " export it with histo-export --verify PATCHES, int8 with --calibrate PATCHES"
             )
         if self.card.activation == "sigmoid" and np.float32(self.threshold) != np.float32(self.card.threshold):
             raise InputError(

@@ -109,6 +109,13 @@ class Predictions:
         return pd.DataFrame({**columns, "views": self.views})
 
 
+def label_indices(probability: NDArray[np.float32], activation: str, threshold: float) -> NDArray[np.intp]:
+    """Return the class index `[N]` of probabilities `[N]` (sigmoid: 1 from the threshold on) or `[N, C]` (softmax)."""
+    if activation == "sigmoid":
+        return np.asarray(probability >= np.float32(threshold), np.intp)
+    return np.asarray(probability.argmax(axis=1), np.intp)
+
+
 def interpret(
     card: ModelCard,
     probability: NDArray[np.float32],
@@ -123,12 +130,10 @@ def interpret(
     A sigmoid's patch is positive when `probability >= threshold`; a softmax's label is its largest class. `views` says
     how many views were run of each patch, `[N]`; None stands for all.
     """
-    classes, per_class = _names(card.classes), None
-    if card.activation == "sigmoid":
-        label = classes[(probability >= np.float32(threshold)).astype(np.intp)]
-    else:
-        largest, per_class = probability.argmax(axis=1), probability
-        label, probability = classes[largest], probability[np.arange(len(largest)), largest]
+    index, per_class = label_indices(probability, card.activation, threshold), None
+    label = _names(card.classes)[index]
+    if card.activation == "softmax":
+        per_class, probability = probability, probability[np.arange(len(index)), index]
     finite = np.isfinite(probability)
     if not finite.all():
         label = np.where(finite, label, "")

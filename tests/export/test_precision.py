@@ -91,6 +91,16 @@ def test_int8_is_written_or_refused_by_what_its_merged_answers_really_cost(
     assert 0 < found["mean"] < 0.05  # 0 would be float32 under another name
 
 
+@pytest.mark.parametrize(("policy", "scales"), [("d4", False), ("kaggle", True)])
+def test_int8_takes_pixels_as_they_are_where_its_steps_are_theirs(policy: str, scales: bool) -> None:
+    card = tiny_card(1, "none", precision="int8", threshold=0.999)  # far from every patch: no label can change
+    card = card.replace(policy=policy, views=policy_views(policy, SIZE))
+    core, comparison = tiny_core(1), drawn(128, 2, labelled=False)
+    reference = keras_says(card, 1, comparison.patches[:4])
+    model = lower(core, fuse(core, card), card, reference, PatchSets(drawn(64, 1), comparison), "vnni").model
+    assert ("Div" in {node.op_type for node in model.graph.node if "scaled" in node.output}) == scales
+
+
 def test_the_gate_judges_patches_that_neither_calibrated_nor_selected() -> None:
     card, core = tiny_card(1, precision="int8"), tiny_core(1)
     calibration, comparison = drawn(64, 1), drawn(128, 2)
