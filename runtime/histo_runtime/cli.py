@@ -17,11 +17,15 @@ from histo_runtime.command import EXIT_FAILED, EXIT_SOME_PATCHES_FAILED, HistoCo
 from histo_runtime.errors import UsageError
 
 if TYPE_CHECKING:
+    from histo_runtime.classifier import PatchClassifier
     from histo_runtime.doctor import Check
-    from histo_runtime.run_record import Summary
+    from histo_runtime.run_record import Summary, Unfinished
+    from histo_runtime.sources import PatchInputs
 
 _MODEL_VARIABLE = "HISTO_MODEL"
 _DEFAULT_MODEL = "model.onnx"
+_DEFAULT_TABLE = "./predictions.csv"
+_DEFAULT_FOLDER = "./predictions"
 _FAILURES_SHOWN = 5
 
 
@@ -35,10 +39,9 @@ _FAILURES_SHOWN = 5
 @click.option(
     "-o",
     "--output",
-    default="./predictions.csv",
-    show_default=True,
     help="A .csv or .parquet file, or - for stdout. NAME.run.json with settings and counts is written"
-    " beside it; while it runs, NAME.csv.partial holds what is done.",
+    " beside it; while it runs, NAME.csv.partial holds what is done. Of slides a folder, which is made."
+    f"  [default: {_DEFAULT_TABLE}, of slides {_DEFAULT_FOLDER}]",
 )
 @click.option(
     "--format",
@@ -86,6 +89,28 @@ _FAILURES_SHOWN = 5
 @click.option("--max-failures", type=click.IntRange(0), help="Stop when more patches than this fail.  [default: never]")
 @click.option("--resize", is_flag=True, help="Scale patches of another size instead of failing them.")
 @click.option(
+    "--mpp",
+    type=click.FloatRange(0, min_open=True),
+    help="Slides: micrometres a pixel, where the file does not say or is wrong.",
+)
+@click.option(
+    "--tile-mpp",
+    type=click.FloatRange(0, min_open=True),
+    help="Slides: micrometres a pixel of the model's patches.  [default: the model's]",
+)
+@click.option(
+    "--stride",
+    type=click.FloatRange(0.05, 8),
+    default=1.0,
+    show_default=True,
+    help="Slides: from a tile to the next, in tiles; 0.5 lets them overlap by half.",
+)
+@click.option(
+    "--mask",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Slides: score here instead of where tissue is found; a PNG over the whole slide, or GeoJSON polygons.",
+)
+@click.option(
     "--overwrite", is_flag=True, help="Replace the output when it exists, and drop an unfinished run of something else."
 )
 @click.option("--quiet", is_flag=True, help="Nothing on stderr but failures and warnings.")
@@ -93,7 +118,7 @@ _FAILURES_SHOWN = 5
 def infer(
     patches: tuple[str, ...],
     model: Path | None,
-    output: str,
+    output: str | None,
     table_format: str,
     device: str,
     exact: bool,
@@ -106,6 +131,10 @@ def infer(
     per_view: bool,
     max_failures: int | None,
     resize: bool,
+    mpp: float | None,
+    tile_mpp: float | None,
+    stride: float,
+    mask: Path | None,
     overwrite: bool,
     quiet: bool,
     as_json: bool,
@@ -117,45 +146,63 @@ def infer(
     in quotes, and - for paths on stdin, one a line or ended by NUL. A patch that can't be scored is a row with its
     reason, and the exit code is 3. A run that was cut off goes on where it was when the same command is given again.
 
+    Whole slides, named or in folders, are cut into patches where they hold tissue: formats of OpenSlide, and tiled
+    TIFF files of more than four patches a side. Each gets a sub-folder with heatmap, regions and tables.
+
     \b
     Examples:
       histo-infer patches/ --model model.onnx
+      histo-infer slide.svs -o out/
       histo-infer valid/ --labels folders -o valid.csv
       histo-infer test/ --format kaggle -o submission.csv
     """
     from histo_runtime.checksum import check_checksum
     from histo_runtime.classifier import PatchClassifier
     from histo_runtime.labels import read_labels
-    from histo_runtime.results import STDOUT, check_free, check_kaggle, check_table, partial_path
+    from histo_runtime.results import STDOUT, check_free, check_kaggle, check_table, is_table, partial_path
     from histo_runtime.run_record import RunOptions, settings_of
     from histo_runtime.scoring import score
+    from histo_runtime.slides.command import infer_slides, refuse_named_slides
+    from histo_runtime.slides.plan import SlideSettings
     from histo_runtime.sources import find_patches
 
     if as_json and output == STDOUT:
         raise click.UsageError("--json and -o - both write to stdout: give -o a file")
-    check_table(output, table_format)
     inform: Callable[[str], None] = say if not quiet else (lambda _message: None)
+
+    def open_model(unfinished: Unfinished) -> PatchClassifier:
+        opened = PatchClassifier(
+            _model_path(model),
+            device=device,
+            exact=exact,
+            threads=threads or unfinished.threads,
+            batch_size=batch_size or unfinished.batch_size,
+            threshold=threshold,
+            resize=resize,
+        )
+        opened.check_tta(tta)
+        check_checksum(opened.model, opened.sha256)
+        return opened
+
+    settings = SlideSettings(mpp, tile_mpp, stride, mask)
+    if output is None or not is_table(output):
+        folder = Path(_DEFAULT_FOLDER if output is None else output)
+        run = RunOptions(str(folder), table_format, tta, per_view, workers, max_failures, overwrite, quiet)
+        slides = infer_slides(patches, run, settings, open_model, inform, for_patches={"--labels": labels})
+        if slides is not None:
+            slides.report(as_json=as_json)
+            raise SystemExit(EXIT_SOME_PATCHES_FAILED if slides.failed else 0)
+    else:
+        refuse_named_slides(patches, output)
+    settings.refuse_for_patches()
+    output = output or _DEFAULT_TABLE
+    check_table(output, table_format)
     _refuse_overwriting_inputs(output, (*patches, labels, model))
     if output != STDOUT and not partial_path(output).exists():
         check_free(output, overwrite=overwrite)
     found = find_patches(patches)
-    if found.others:
-        inform(f"{found.others} files are no images by their suffix and are left out")
-    twice = sum(map(eq, found.names, islice(found.names, 1, None)))  # they are sorted
-    if twice:
-        say(f"warning: {twice} patches are named twice, and are scored and counted twice")
-    unfinished = settings_of(output)
-    classifier = PatchClassifier(
-        _model_path(model),
-        device=device,
-        exact=exact,
-        threads=threads or unfinished.threads,
-        batch_size=batch_size or unfinished.batch_size,
-        threshold=threshold,
-        resize=resize,
-    )
-    classifier.check_tta(tta)
-    check_checksum(classifier.model, classifier.sha256)
+    _say_what_was_found(found, inform)
+    classifier = open_model(settings_of(output))
     truth = None if labels is None else read_labels(labels, found, classifier.card.classes)
     if truth is not None and len(truth) < len(found):
         inform(f"{len(found) - len(truth)} of {len(found)} patches have no label")
@@ -207,6 +254,14 @@ def doctor(model: Path | None, as_json: bool) -> None:
             _print_check(check)
     if any(check.status == "FAIL" for check in checks):
         raise SystemExit(EXIT_FAILED)
+
+
+def _say_what_was_found(found: PatchInputs, inform: Callable[[str], None]) -> None:
+    if found.others:
+        inform(f"{found.others} files are no images by their suffix and are left out")
+    twice = sum(map(eq, found.names, islice(found.names, 1, None)))  # they are sorted
+    if twice:
+        say(f"warning: {twice} patches are named twice, and are scored and counted twice")
 
 
 def _refuse_overwriting_inputs(output: str, inputs: Iterable[object]) -> None:

@@ -16,7 +16,7 @@ from histo_runtime.classifier import PatchClassifier, default_workers
 from histo_runtime.journal import read_manifest
 from histo_runtime.onnx_runtime import import_onnxruntime
 from histo_runtime.results import STDOUT, partial_path
-from histo_runtime.sources import PatchInputs
+from histo_runtime.sources import Inputs
 from histo_runtime.tally import Tally
 
 _BLOCK_PATCHES = 256  # what a crash may cost, in patches, at most
@@ -84,11 +84,11 @@ def block_patches(classifier: PatchClassifier, tta: str) -> int:
     return batch * -(-_BLOCK_PATCHES // batch)
 
 
-def run_manifest(classifier: PatchClassifier, inputs: PatchInputs, options: RunOptions) -> dict[str, Any]:
+def run_manifest(classifier: PatchClassifier, inputs: Inputs, options: RunOptions) -> dict[str, Any]:
     """Return what must be the same for a run to be continued."""
     return {
         "model": classifier.sha256,
-        "inputs": {"count": len(inputs.names), "sha256": _names_sha256(inputs.names)},
+        "inputs": {"count": len(inputs.names), "sha256": _names_sha256(inputs.names), **inputs.facts},
         "block": block_patches(classifier, options.tta),
         "batch_size": classifier.batch_size,
         "threads": classifier.threads,
