@@ -100,7 +100,7 @@ _FAILURES_SHOWN = 5
 )
 @click.option(
     "--stride",
-    type=click.FloatRange(0.05, 8),
+    type=click.FloatRange(0.05, 1),
     default=1.0,
     show_default=True,
     help="Slides: from a tile to the next, in tiles; 0.5 lets them overlap by half.",

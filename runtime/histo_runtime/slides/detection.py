@@ -6,6 +6,7 @@ A TIFF is a slide when it is tiled and both sides exceed four patches; every oth
 from __future__ import annotations
 
 import struct
+import warnings
 from pathlib import Path
 
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
@@ -29,7 +30,9 @@ def tiled_sides(path: str | Path) -> tuple[int, int] | None:
                 header += file.read(8)
             pages = ImageFileDirectory_v2(header)
             file.seek(pages.next)
-            pages.load(file)
+            with warnings.catch_warnings():  # of damage, which the caller finds out later
+                warnings.simplefilter("ignore")
+                pages.load(file)
         if _TILE_WIDTH not in pages:
             return None
         return int(pages[_WIDTH]), int(pages[_LENGTH])

@@ -6,7 +6,9 @@ its physical pixel size says how large it is, so a viewer that goes by micrometr
 
 from __future__ import annotations
 
+import hashlib
 import math
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,14 +47,17 @@ def write_overlay(path: Path, scores: ScoreMap, mpp: Resolution, class_name: str
                 subfiletype=0 if first else 1,
                 resolution=(1e4 / pixel[0], 1e4 / pixel[1]),
                 resolutionunit="CENTIMETER",
-                metadata=_metadata(pixel, class_name) if first else None,
+                metadata=_metadata(pixel, class_name, values) if first else None,
                 software="histo-edge",
                 **options,
             )
 
 
-def _metadata(pixel: tuple[float, ...], class_name: str) -> dict[str, object]:
+def _metadata(pixel: tuple[float, ...], class_name: str, values: NDArray[np.uint8]) -> dict[str, object]:
+    content = hashlib.sha256(values.tobytes()).hexdigest()
     return {
+        # tifffile would draw one: the same scores give the same bytes.
+        "UUID": str(uuid.uuid5(uuid.NAMESPACE_OID, content)),
         "axes": "YX",
         "Name": f"probability of {class_name}",
         "PhysicalSizeX": pixel[0],

@@ -64,6 +64,9 @@ class Slide:
         except HistoError:
             handle.close()
             raise
+        except Exception as error:  # tiffslide finds damage only when it is asked
+            handle.close()
+            raise SlideError(f"can't be opened as a slide ({self.by}: {_reason(error)})") from error
         background = self.properties.get("openslide.background-color", "")
         self._background = _colour(background)
 

@@ -53,8 +53,9 @@ def _of_ome(text: str) -> Iterator[Resolution | None]:
         return
     if pixels is None:
         return
-    pair = _pair(pixels.get("PhysicalSizeX"), pixels.get("PhysicalSizeY", pixels.get("PhysicalSizeX")))
-    units = [_MICROMETRES.get(pixels.get(f"PhysicalSize{axis}Unit", "µm")) for axis in "XY"]
+    down = "Y" if "PhysicalSizeY" in pixels.keys() else "X"  # noqa: SIM118 - an element, not a dictionary
+    pair = _pair(pixels.get("PhysicalSizeX"), pixels.get(f"PhysicalSize{down}"))
+    units = [_MICROMETRES.get(pixels.get(f"PhysicalSize{axis}Unit", "µm")) for axis in ("X", down)]
     if pair and units[0] and units[1]:
         yield pair[0] * units[0], pair[1] * units[1]
 
