@@ -174,6 +174,22 @@ def test_a_softmax_of_three_classes_has_a_confusion_matrix_and_no_roc(folder: Pa
     assert "probability for each class, and a patch is called after the largest" in text
 
 
+def test_patches_seen_once_have_no_disagreement(folder: Path, tmp_path: Path) -> None:
+    run(folder, "--report", "r.html", "--tta", "none")
+    page = Reader(tmp_path / "r.html")
+    assert not any("standard deviation" in words for _, words in page.pictures)
+    assert "±" not in page.text
+
+
+def test_a_run_in_which_every_patch_failed_has_a_page_of_reasons(tmp_path: Path) -> None:
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "empty.png").touch()
+    assert run("bad", "--report", "r.html").exit_code == 3
+    text = Reader(tmp_path / "r.html").text
+    assert "Report on 1 patch" in text
+    assert "is empty (0 bytes) 1 empty.png" in text
+
+
 def test_what_was_run_and_its_warnings_are_told(folder: Path, tmp_path: Path) -> None:
     run(folder, "--report", "r.html")
     run(folder / "0", folder / "0", "-o", "twice.csv", "--report", "twice.html")
@@ -288,6 +304,10 @@ def test_a_folder_that_is_gone_costs_the_pictures_and_says_so(folder: Path, tmp_
     page = Reader(tmp_path / "r.html")
     assert not page.pictures
     assert "AUC" in page.text  # the folders' names stand in the table
+    (tmp_path / "other").mkdir()
+    shutil.copy(next(folder.glob("0/*.png")), tmp_path / "other" / "of_another_run.png")
+    line = refused(again("--from", "predictions.csv", "--report", "found.html", tmp_path / "other"))
+    assert "other: holds none of the table's patches, as '0/" in line
     assert again("--from", "predictions.csv", "--report", "found.html", tmp_path / "moved").exit_code == 0
     assert picture_count(tmp_path / "found.html") >= 24
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histo_runtime.errors import HistoError, InputError
-from histo_runtime.labels import read_labels
+from histo_runtime.labels import FOLDERS, read_labels
 from histo_runtime.report.finished import FinishedRun, Record, read_record
 from histo_runtime.report.originals import Originals
 from histo_runtime.report.page import write_page
@@ -59,7 +59,8 @@ def write_report_again(report: Path, table: Path, patches: Sequence[str] = (), l
     scored = _read(table, record)
     report, table = report.absolute(), table.absolute()
     given = record.part("given")
-    folder, before = str(given.get("folder") or os.curdir), given.get("labels")
+    folder = str(given.get("folder") or os.curdir)
+    before = _labels_of_the_run(given.get("labels"), folder)
     lacking: list[str] = []
     with python_warnings.catch_warnings():
         # What Pillow thinks of a file is no news: it was scored.
@@ -71,7 +72,7 @@ def write_report_again(report: Path, table: Path, patches: Sequence[str] = (), l
         # Paths of the run are relative to its folder, and names in the table begin as they were typed there.
         with chdir(folder):
             originals = _find(record, scored, patches, lacking)
-            truth = _labels(record, originals.inputs, labels, before if isinstance(before, str) else None, lacking)
+            truth = _labels(record, originals.inputs, labels, before, lacking)
             write_page(_run(table, record, scored, originals, truth, lacking), report)
     return lacking
 
@@ -93,7 +94,9 @@ def _find(record: Record, scored: Scored, patches: Sequence[str], lacking: list[
         gone = "the run's record does not say where its patches lie (name them before --from)"
     else:
         try:
-            return _originals(record, find_patches(arguments))
+            inputs = find_patches(arguments)
+            _check_some(scored, inputs, arguments)
+            return _originals(record, inputs)
         except HistoError as error:
             if patches:
                 raise
@@ -102,9 +105,24 @@ def _find(record: Record, scored: Scored, patches: Sequence[str], lacking: list[
     return _originals(record, typed_patches(scored.names), gone)
 
 
+def _check_some(scored: Scored, inputs: PatchInputs, arguments: Sequence[str]) -> None:
+    known = set(scored.names)
+    if not any(table_name(name) in known for name in inputs.names):
+        raise InputError(
+            f"{', '.join(arguments)}: holds none of the table's patches, as {scored.names[0]!r}: name what was scored,"
+            " as it was named then"
+        )
+
+
 def _originals(record: Record, inputs: PatchInputs, gone: str = "") -> Originals:
     resize = record.part("settings").get("resize") is True
     return Originals(inputs, record.card.size, resize, gone)
+
+
+def _labels_of_the_run(labels: object, folder: str) -> str | None:
+    if not isinstance(labels, str):
+        return None
+    return labels if labels == FOLDERS else str(Path(folder, labels).absolute())
 
 
 def _labels(

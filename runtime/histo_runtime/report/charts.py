@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # Inches of 72 units: as wide as a phone shows it, so that its text is as large there as it was drawn.
 _SIZE = (4.9, 3.7)
 _LONGEST_NAME = 24
-_ROW_OF_NAMES = 44  # characters
+_ROW_OF_NAMES, _HALF_ROW = 40, 17  # characters
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,11 @@ def short(name: str, most: int = _LONGEST_NAME) -> str:
 
 
 def legend_above(axes: Axes) -> None:
-    """Put the legend where it hides nothing, in one row when the names are short enough."""
+    """Put the legend where it hides nothing, in as few rows as its names allow."""
     _, labels = axes.get_legend_handles_labels()
-    columns = len(labels) if sum(map(len, labels)) <= _ROW_OF_NAMES else 1
+    columns = 2 if max(map(len, labels)) <= _HALF_ROW else 1
+    if sum(map(len, labels)) <= _ROW_OF_NAMES:
+        columns = len(labels)
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.2, columnspacing=1.2)
 
 

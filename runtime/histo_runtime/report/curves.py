@@ -51,7 +51,9 @@ def reliability_chart(bins: Sequence[ReliabilityBin], error: CalibrationError, *
     def draw(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle="--", label="perfectly calibrated")
         reach = np.abs(ends.T - true)
-        axes.errorbar(predicted, true, yerr=reach, color=FIRST, fmt="o", markersize=4, linewidth=1.4, label="95 %")
+        axes.errorbar(
+            predicted, true, yerr=reach, color=FIRST, fmt="o", markersize=4, linewidth=1.4, label="share, 95 % interval"
+        )
         axes.set(xlim=(0, 1), ylim=(0, 1.01), xlabel=short(of, 40), ylabel=short(share, 40))
         legend_above(axes)
 

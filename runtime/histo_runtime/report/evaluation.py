@@ -105,13 +105,19 @@ def _rate(interval: Interval) -> tuple[str, str]:
     return f"{interval.value:.3f}", ends
 
 
-def _sweep_rows(labels: NDArray[np.int64], probability: NDArray[np.float32]) -> list[tuple[str, str, str]]:
+def _sweep_rows(labels: NDArray[np.int64], probability: NDArray[np.float32]) -> list[tuple[str, ...]]:
+    """Threshold, sensitivity, its interval, specificity, its interval."""
     sweep = threshold_sweep(labels, probability, steps=_TABLE_STEPS)
-    sensitivity = _with_ends(sweep.sensitivity, sweep.sensitivity_low, sweep.sensitivity_high)
-    specificity = _with_ends(sweep.specificity, sweep.specificity_low, sweep.specificity_high)
     thresholds = [f"{threshold:.1f}" for threshold in sweep.thresholds]
-    return list(zip(thresholds, sensitivity, specificity, strict=True))
-
-
-def _with_ends(*columns: NDArray[np.float64]) -> list[str]:
-    return [f"{value:.3f} ({low:.3f} to {high:.3f})" for value, low, high in zip(*columns, strict=True)]
+    columns = [
+        column
+        for rate in ("sensitivity", "specificity")
+        for column in (
+            [f"{value:.3f}" for value in getattr(sweep, rate)],
+            [
+                f"{low:.3f} to {high:.3f}"
+                for low, high in zip(getattr(sweep, f"{rate}_low"), getattr(sweep, f"{rate}_high"), strict=True)
+            ],
+        )
+    ]
+    return list(zip(thresholds, *columns, strict=True))

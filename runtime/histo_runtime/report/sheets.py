@@ -34,17 +34,15 @@ class Picture:
     label: str
     truth: str
     probability: float
-    std: float
+    std: float | None  # None when each patch was seen once
     of: str  # the class whose probability it is
 
     @property
     def words(self) -> str:
         """The picture's figures as a sentence."""
         wrong = f", labelled {self.truth}" if self.truth else ""
-        return (
-            f"Patch {self.name}, called {self.label}{wrong}: probability of {self.of} {self.probability:.3f},"
-            f" standard deviation over the views {self.std:.3f}"
-        )
+        spread = "" if self.std is None else f", standard deviation over the views {self.std:.3f}"
+        return f"Patch {self.name}, called {self.label}{wrong}: probability of {self.of} {self.probability:.3f}{spread}"
 
 
 @dataclass(frozen=True)
@@ -54,6 +52,7 @@ class Sheet:
     heading: str
     note: str
     pictures: tuple[Picture, ...]
+    same: bool  # whether the heading says what all of them were called and labelled
 
 
 @dataclass(frozen=True)
@@ -61,6 +60,7 @@ class _Choice:
     heading: str
     note: str
     positions: NDArray[np.int64]
+    same: bool = False
 
 
 def patch_sheets(run: FinishedRun) -> Section | None:
@@ -71,6 +71,7 @@ def patch_sheets(run: FinishedRun) -> Section | None:
     names = {run.scored.names[int(position)] for choice in choices for position in choice.positions}
     patches = run.originals.read(names)
     sources = {name: data_url(patch) for name, patch in patches.items() if not isinstance(patch, str)}
+    spread = bool(np.nanmax(run.scored.std) > 0)
     reasons = {name: reason for name, reason in patches.items() if isinstance(reason, str)}
 
     def picture(position: int) -> Picture:
@@ -84,13 +85,14 @@ def patch_sheets(run: FinishedRun) -> Section | None:
             label=label,
             truth=truth,
             probability=float(scored.probability[position]),
-            std=float(scored.std[position]),
+            std=float(scored.std[position]) if spread else None,
             of=run.classes[1] if run.binary else label,
         )
 
-    sheets = [Sheet(c.heading, c.note, tuple(picture(int(p)) for p in c.positions)) for c in choices]
+    sheets = [Sheet(c.heading, c.note, tuple(picture(int(p)) for p in c.positions), c.same) for c in choices]
     content = {
         "sheets": sheets,
+        "spread": spread,
         "side": min(run.record.card.size, _LARGEST_SIDE),
         "of": run.classes[1] if run.binary else "the class it was called",
     }
@@ -132,6 +134,7 @@ def _wrong(run: FinishedRun) -> Iterator[_Choice]:
                 f"{kind}, called {run.classes[index]}",
                 _shown(int(of_kind.sum()), _SHEET // 2, "those that the model is surest of"),
                 _first(run.scored.lead, of_kind, _SHEET // 2, largest=True),
+                same=True,
             )
         return
     note = _shown(int(wrong.sum()), _SHEET, "those that the model is surest of")
