@@ -177,7 +177,7 @@ class _Listing:
         """List the inputs of one argument; `alone` tells how a folder's are named."""
         path, typed = Path(argument), slashes(argument)
         if argument == STDIN:
-            self._extend(_AS_TYPED, _from_stdin())
+            self.extend_typed(_from_stdin())
         elif path.is_dir():
             prefix = "" if alone else typed.rstrip("/") + "/"
             self._extend(_Files(argument, prefix), self._images(walk(argument), prefix), anchor=argument)
@@ -193,7 +193,11 @@ class _Listing:
             rows = Hdf5Patches(argument, self._slices)
             self._extend(rows, (f"{typed}#{row}" for row in range(len(rows))), anchor=argument)
         else:
-            self._extend(_AS_TYPED, [typed])
+            self.extend_typed([typed])
+
+    def extend_typed(self, names: Iterable[str]) -> None:
+        """List files whose names are their paths."""
+        self._extend(_AS_TYPED, names)
 
     def sorted(self) -> PatchInputs:
         """Return the inputs in the order of the output."""
@@ -252,6 +256,13 @@ def find_patches(arguments: Sequence[str]) -> PatchInputs:
     if not listing.names:
         suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
         raise InputError(f"{', '.join(arguments)}: no images found (looked for {suffixes})")
+    return listing.sorted()
+
+
+def typed_patches(names: Iterable[str]) -> PatchInputs:
+    """Return patches by the paths of their files, as on stdin; that a file is there is seen when it is read."""
+    listing = _Listing()
+    listing.extend_typed(names)
     return listing.sorted()
 
 
