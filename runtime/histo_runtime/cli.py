@@ -203,7 +203,7 @@ def infer(
     )
     options = RunOptions(_DEFAULT_TABLE, table_format, tta, per_view, workers, max_failures, overwrite, quiet)
     slides = SlideSettings(mpp, tile_mpp, stride, mask)
-    if _infer_slides(patches, output, options, slides, open_model, inform, labels, as_json=as_json):
+    if _infer_slides(patches, output, options, slides, open_model, inform, labels, report, as_json=as_json):
         return
     slides.refuse_for_patches()
     output = _DEFAULT_TABLE if output is None else output
@@ -302,6 +302,7 @@ def _infer_slides(
     open_model: Callable[[Unfinished], PatchClassifier],
     inform: Callable[[str], None],
     labels: str | None,
+    report: Path | None,
     *,
     as_json: bool,
 ) -> bool:
@@ -313,7 +314,7 @@ def _infer_slides(
         refuse_named_slides(arguments, output)
         return False
     options = replace(options, output=output or _DEFAULT_FOLDER)
-    done = infer_slides(arguments, options, settings, open_model, inform, for_patches={"--labels": labels})
+    done = infer_slides(arguments, options, settings, open_model, inform, {"--labels": labels}, report)
     if done is None:
         return False
     done.report(as_json=as_json)

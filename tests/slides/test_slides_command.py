@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -404,3 +407,28 @@ def test_a_missing_library_is_named_with_the_line_that_installs_it(
     assert result.exit_code == 1
     assert 'pip install "histo-edge[slides]"' in result.output
     assert not (tmp_path / "out").exists()
+
+
+def test_the_report_shows_slides_with_their_heatmaps(good: Path, tmp_path: Path) -> None:
+    pytest.importorskip("jinja2", reason="needs histo-edge[report]")
+    pytest.importorskip("matplotlib", reason="needs histo-edge[report]")
+    evil = "<img src=x onerror=alert(1)>.svs"
+    (good / evil).write_bytes(b"text")
+    result = run(good, "-o", tmp_path / "out", "--report", tmp_path / "r.html")
+    assert result.exit_code == 3, result.output
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert evil not in page
+    assert "&lt;img src=x onerror=alert(1)&gt;.svs" in page
+    pictures = re.findall(r'<img src="data:image/jpeg;base64,([^"]+)"', page)
+    assert len(pictures) == 1
+    with (
+        Image.open(io.BytesIO(base64.b64decode(pictures[0]))) as found,
+        Image.open(tmp_path / "out/good.tif/heatmap.png") as drawn,
+    ):
+        assert found.size == drawn.size
+        assert np.abs(np.asarray(found).astype(int) - np.asarray(drawn.convert("RGB"))).mean() < 4
+    (row, _) = sorted(read_table(tmp_path / "out/summary.csv"), key=lambda row: row["error"])
+    assert f"{float(row['tumour_area_mm2']):.3f}" in page
+    again = run(good, "-o", tmp_path / "out", "--report", tmp_path / "r.html")
+    assert again.exit_code == 1
+    assert "exists already" in again.output

@@ -66,14 +66,23 @@ def read_record(table: Path) -> Record:
     path = run_path(str(table))
     if not table.is_file():
         raise InputError(f"{table}: no such file: name the table that histo-infer wrote")
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        card = ModelCard.from_json(json.dumps(data["model"]["card"]))
-    except FileNotFoundError:
+    if not path.exists():
         raise InputError(
             f"{path}: is missing: it belongs beside {table.name} and says which model scored it: put it back, or score"
             " the patches again"
-        ) from None
+        )
+    return read_record_file(path)
+
+
+def read_record_file(path: Path) -> Record:
+    """Read a record.
+
+    Raises:
+        InputError: it is no record of a run.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        card = ModelCard.from_json(json.dumps(data["model"]["card"]))
     except (OSError, ValueError, KeyError, TypeError, RecursionError, CardError) as error:
         reason = f": {error}" if isinstance(error, CardError) else ""
         raise InputError(f"{path}: can't be read as the record of a run{reason}") from error

@@ -22,10 +22,15 @@ _ARGUMENTS_SHOWN = 10
 
 def what_was_run(run: FinishedRun) -> Section:
     """The section on model and run."""
-    card, record = run.record.card, run.record
+    return about_run(run.record, run.table.name)
+
+
+def about_run(record: Record, table: str) -> Section:
+    """The same from a record; `table` says in words where the rows are."""
+    card = record.card
     model = record.part("model")
     facts = [("Model file", str(model.get("path", ""))), ("SHA-256 of the model", str(model.get("sha256", "")))]
-    facts += [("Table", run.table.name), *_run_facts(record)]
+    facts += [("Table", table), *_run_facts(record)]
     content = {
         "sentences": _card_sentences(card),
         "about": [(term, text) for term, text in _card_facts(card) if text],

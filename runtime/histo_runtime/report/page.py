@@ -55,7 +55,16 @@ def write_page(run: FinishedRun, path: Path) -> None:
     Raises:
         OutputError: it can't be written.
     """
-    html = render(page_of(run))
+    write(page_of(run), path)
+
+
+def write(page: Page, path: Path) -> None:
+    """Write a page as one file.
+
+    Raises:
+        OutputError: it can't be written.
+    """
+    html = render(page)
     with written_aside(path) as temporary:
         temporary.write_text(html, encoding="utf-8", newline="\n")
 

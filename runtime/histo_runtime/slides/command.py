@@ -56,6 +56,7 @@ def infer_slides(
     open_model: Callable[[Unfinished], PatchClassifier],
     inform: Callable[[str], None],
     for_patches: Mapping[str, object],
+    report: Path | None = None,
 ) -> SlidesSummary | None:
     """Score the slides among the arguments of a command into the folder `options.output`; None when there are none.
 
@@ -66,6 +67,7 @@ def infer_slides(
         open_model: opens it, with the settings of an unfinished run.
         inform: says what is worth knowing.
         for_patches: options that don't go with slides, and what they were given.
+        report: a page to write of them all.
 
     Raises:
         UsageError: one of those was given.
@@ -89,6 +91,10 @@ def infer_slides(
         inform(
             f"{found.patches} other images or lists are left out: slides are scored, patches by a command of their own"
         )
+    if report is not None:
+        from histo_runtime.report.request import check_report
+
+        check_report(report, overwrite=options.overwrite)
     views = {"none": "1 view", "adaptive": f"up to {len(classifier.card.views)} views"}
     inform(
         f"{_slides(len(found.slides))} with {classifier.model.name} on {classifier.device},"
@@ -98,6 +104,11 @@ def infer_slides(
     scored = sum((row.get("tiles") or 0) - (row.get("failed") or 0) for row in rows)
     broken = sum(bool(row.get("error")) for row in rows)
     inform(f"{_slides(len(rows) - broken)} done, {broken} failed, {scored} tiles -> {output}")
+    if report is not None:
+        from histo_runtime.report.slides import write_slides_report
+
+        write_slides_report(report, output, rows)
+        inform(f"report -> {report}")
     return SlidesSummary(output, rows)
 
 
