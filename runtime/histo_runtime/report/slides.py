@@ -97,7 +97,8 @@ def _written(value: Any, form: str) -> str:
 
 def _heatmap(output: Path, row: Mapping[str, Any]) -> Heatmap:
     area, share = row["tumour_area_mm2"], _written(row.get("tumour_share"), ".1%")
-    words = f"{area:.3f} mm² in {row['regions']} regions" + (f", {share} of the tissue" if share else "")
+    regions = "1 region" if row["regions"] == 1 else f"{row['regions']:,} regions"
+    words = f"{area:.3f} mm² in {regions}" + (f", {share} of the tissue" if share else "")
     try:
         with Image.open(output / row["slide"] / "heatmap.png", formats=["PNG"]) as image:
             picture = image.convert("RGB")

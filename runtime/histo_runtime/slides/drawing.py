@@ -17,6 +17,7 @@ from histo_runtime.slides.score_map import ScoreMap
 
 LONGEST_SIDE = 2048  # pixels of heatmap.png's picture
 _SHORTEST_LONG_SIDE = 720  # smaller slides are enlarged, so that the legend has room
+_NARROWEST = 560  # of the frame: room for the legend below a slide that is tall and thin
 _OPACITY = 0.6
 _FOOT = 84
 _MARGIN = 16
@@ -36,7 +37,7 @@ def draw_heatmap(
     """Draw the slide in grey, scored cells in colour, regions outlined; legend and scale bar below."""
     size = _picture_size(overview)
     per_pixel = scores.grid.slide[0] / size[0], scores.grid.slide[1] / size[1]
-    grey = np.asarray(Image.fromarray(overview.rgb).resize(size, Image.Resampling.LANCZOS).convert("L"))
+    grey = np.asarray(Image.fromarray(overview.rgb).resize(size, Image.Resampling.BILINEAR).convert("L"))
     base = np.repeat(grey[..., None], 3, axis=2)
     row, column, inside = _cells_of_pixels(scores, size, per_pixel)
     picture = base.copy()
@@ -48,14 +49,15 @@ def draw_heatmap(
         picture[y, seen] = (_OPACITY * colour + (1 - _OPACITY) * base[y, seen]).round().astype(np.uint8)
     image = Image.fromarray(picture)
     _outline(image, regions, per_pixel)
-    framed = Image.new("RGB", (size[0], size[1] + _FOOT), _PAPER)
-    framed.paste(image)
+    frame = max(size[0], _NARROWEST), size[1]
+    framed = Image.new("RGB", (frame[0], frame[1] + _FOOT), _PAPER)
+    framed.paste(image, ((frame[0] - size[0]) // 2, 0))
     draw = ImageDraw.Draw(framed)
-    draw.line([(0, size[1]), (size[0], size[1])], fill=(200, 200, 200))
+    draw.line([(0, size[1]), (frame[0], size[1])], fill=(200, 200, 200))
     _draw_scale_bar(draw, size, per_pixel[0] * mpp[0])
-    _draw_legend(framed, size, class_name, threshold)
+    _draw_legend(framed, frame, class_name, threshold)
     font = _font(13)
-    shown = _shortened(title, draw, font, size[0] - 2 * _MARGIN)
+    shown = _shortened(title, draw, font, frame[0] - 2 * _MARGIN)
     draw.text((_MARGIN, size[1] + _FOOT - 22), shown, fill=(110, 110, 110), font=font)
     return framed
 
