@@ -89,3 +89,11 @@ def test_a_slide_that_is_named_twice_is_scored_once(tmp_path: Path) -> None:
     path = sized(tmp_path / "s.tif", 200, 200)
     assert folders(path, path) == ["s.tif"]
     assert folders(tmp_path, path) == [f"{tmp_path.name}/s.tif"]
+
+
+def test_what_was_written_before_is_no_input(tmp_path: Path) -> None:
+    sized(tmp_path / "s.tif", 200, 200)
+    sized(tmp_path / "out/s.tif/heatmap.ome.tif", 600, 600)
+    found = find_slides([str(tmp_path)], tmp_path / "out")
+    assert [slide.folder for slide in found.slides] == ["s.tif"]
+    assert found.patches == 0

@@ -12,7 +12,7 @@ import click
 
 from histo_runtime.classifier import PatchClassifier
 from histo_runtime.command import say
-from histo_runtime.errors import UsageError
+from histo_runtime.errors import HistoError, UsageError
 from histo_runtime.run_record import RunOptions, Unfinished
 from histo_runtime.slides.detection import SLIDE_SUFFIXES
 from histo_runtime.slides.found import find_slides
@@ -73,10 +73,10 @@ def infer_slides(
         UsageError: one of those was given.
         HistoError: see `score_slides`.
     """
-    found = find_slides(arguments)
+    output = Path(options.output)
+    found = find_slides(arguments, output)
     if not found.slides:
         return None
-    output = Path(options.output)
     check_libraries()
     classifier = open_model(unfinished_in(output))
     found = found.of_patches(classifier.card.size)
@@ -105,11 +105,23 @@ def infer_slides(
     broken = sum(bool(row.get("error")) for row in rows)
     inform(f"{_slides(len(rows) - broken)} done, {broken} failed, {scored} tiles -> {output}")
     if report is not None:
-        from histo_runtime.report.slides import write_slides_report
-
-        write_slides_report(report, output, rows)
+        _write_report(report, output, rows)
         inform(f"report -> {report}")
     return SlidesSummary(output, rows)
+
+
+def _write_report(report: Path, output: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write the report; whatever goes wrong, the slides are done, and are said to be."""
+    from histo_runtime.report.slides import write_slides_report
+
+    try:
+        write_slides_report(report, output, rows)
+    except Exception as error:
+        reason = str(error) if isinstance(error, HistoError) else f"{type(error).__name__}: {error}"
+        raise HistoError(
+            f"the slides are done in {output}, but the report could not be made ({reason}): mend that and run the same"
+            " command again"
+        ) from error
 
 
 def refuse_named_slides(arguments: Sequence[str], output: str) -> None:

@@ -41,24 +41,28 @@ class FoundSlides:
         return FoundSlides(kept, self.patches + len(self.slides) - len(kept))
 
 
-def find_slides(arguments: Sequence[str]) -> FoundSlides:
+def find_slides(arguments: Sequence[str], output: Path | None = None) -> FoundSlides:
     """List what may be a slide among the arguments of a command: scanners' formats by suffix, tiled TIFF files.
 
     A folder is searched with the folders in it. Sub-folders are named after the path in the folder, so slides of one
     name in different folders stay apart; with several arguments the folder's own name comes first. Two that still have
-    the same get a part of their path's SHA-256 added.
+    the same get a part of their path's SHA-256 added. What lies in the folder `output` is no input.
 
     Raises:
         InputError: a folder can't be listed, or a pattern matches nothing.
     """
     typed = [argument for pattern in arguments for argument in expanded(pattern)]
+    own = None if output is None else output.resolve()
     found: dict[Path, tuple[str, int | None]] = {}
     patches = 0
     for argument in typed:
         path = Path(argument)
         if path.is_dir():
             prefix = "" if len(typed) == 1 else f"{path.resolve().name}/"
+            inside = own is not None and own.is_relative_to(path.resolve())
             for file in walk(argument):
+                if inside and own and (path / file).resolve().is_relative_to(own):
+                    continue
                 side = _slide_side(path / file, named=False)
                 if side != 0:
                     found.setdefault(path / file, (prefix + file, side))

@@ -61,7 +61,11 @@ class _Run:
                 self._make_way(folder)
             _make_folder(folder)
             tiles, outputs = self._prepared(slide, found, plan, made_by)
-            score(self.classifier, tiles, replace(self.options, output=str(folder / TILES)), finish=outputs.write)
+            options = replace(self.options, output=str(folder / TILES))
+            summary = score(self.classifier, tiles, options, finish=outputs.write)
+        unlike = summary.tally.colour.unlike(self.classifier.card.colour)
+        if unlike:
+            say(f"warning: {found.folder}: {unlike}")
         _, figures = finished(folder, made_by)
         if figures is None:
             raise OutputError(f"{folder}: its {RUN} was changed while the run went on: run the same command again")
