@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh
 
-make_environment .venv "cpu,export,train,formats,examples,dev"
+make_environment .venv "cpu,export,train,formats,report,examples,dev"
 source .venv/bin/activate
 
 demo=demo
@@ -16,6 +16,7 @@ step python -m histo_runtime.synthetic "$demo/patches" --count 800 --seed 1
 step python -m histo_runtime.synthetic "$demo/held-out" --count 128 --seed 2
 step histo-train "$demo/patches" "$demo/model.h5" --weights random --crop 48 --epochs 4
 step histo-export "$demo/model.h5" "$demo/model.onnx"
-step histo-infer "$demo/held-out" --model "$demo/model.onnx" --labels folders -o "$demo/predictions.csv"
+step histo-infer "$demo/held-out" --model "$demo/model.onnx" --labels folders -o "$demo/predictions.csv" \
+    --report "$demo/report.html"
 step python scripts/demo_table.py "$demo"
 printf '\n[%4ds] done\n' $((SECONDS - started)) >&2

@@ -85,6 +85,11 @@ if TYPE_CHECKING:
     help="Positive from this probability on.  [default: card, 0.5]",
 )
 @click.option(
+    "--microns-per-pixel",
+    type=click.FloatRange(0, min_open=True),
+    help="Resolution of the patches, for whole slides (PatchCamelyon: 0.97).  [default: card, unknown]",
+)
+@click.option(
     "--optimize",
     type=click.Choice(["none", "cpu"]),
     default="none",
@@ -107,6 +112,7 @@ def export(
     activation: str | None,
     classes: str | None,
     threshold: float | None,
+    microns_per_pixel: float | None,
     optimize: str,
     overwrite: bool,
     as_json: bool,
@@ -135,6 +141,7 @@ def export(
         activation=activation,
         classes=None if classes is None else tuple(name.strip() for name in classes.split(",")),
         threshold=threshold,
+        microns_per_pixel=microns_per_pixel,
         verify=verify,
         precision=precision,
         target=target,

@@ -26,6 +26,7 @@ class ExportOptions:
     activation: str | None = None
     classes: tuple[str, ...] | None = None
     threshold: float | None = None
+    microns_per_pixel: float | None = None
     verify: Path | None = None
     precision: str = "fp32"
     target: str = "auto"
@@ -63,6 +64,7 @@ def make_card(file: KerasFile, network: Network, options: ExportOptions, scaling
         "threshold": options.threshold,
         "threshold_rule": None if options.threshold is None else "given at export",
         "merge": merge,
+        "microns_per_pixel": options.microns_per_pixel,
     }
     return card.replace(
         **{key: value for key, value in chosen.items() if value is not None},

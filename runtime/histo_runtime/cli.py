@@ -4,29 +4,38 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from itertools import islice
 from operator import eq
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from histo_runtime.command import EXIT_FAILED, EXIT_SOME_PATCHES_FAILED, HistoCommand, printable, say
-from histo_runtime.errors import UsageError
+from histo_runtime.errors import HistoError, UsageError
 
 if TYPE_CHECKING:
+    from histo_runtime.classifier import PatchClassifier
     from histo_runtime.doctor import Check
-    from histo_runtime.run_record import Summary
+    from histo_runtime.run_record import RunOptions, Summary, Unfinished
+    from histo_runtime.slides.plan import SlideSettings
+    from histo_runtime.sources import PatchInputs
 
 _MODEL_VARIABLE = "HISTO_MODEL"
 _DEFAULT_MODEL = "model.onnx"
+_DEFAULT_TABLE = "./predictions.csv"
+_DEFAULT_FOLDER = "./predictions"
 _FAILURES_SHOWN = 5
+_WITH_FROM = frozenset({"patches", "table", "report", "labels", "overwrite", "quiet"})
 
 
 @click.command("histo-infer", cls=HistoCommand)
-@click.argument("patches", nargs=-1, required=True)
+@click.argument("patches", nargs=-1)
 @click.option(
     "--model",
     type=click.Path(path_type=Path),
@@ -35,10 +44,9 @@ _FAILURES_SHOWN = 5
 @click.option(
     "-o",
     "--output",
-    default="./predictions.csv",
-    show_default=True,
     help="A .csv or .parquet file, or - for stdout. NAME.run.json with settings and counts is written"
-    " beside it; while it runs, NAME.csv.partial holds what is done.",
+    " beside it; while it runs, NAME.csv.partial holds what is done. Of slides a folder, which is made."
+    f"  [default: {_DEFAULT_TABLE}, of slides {_DEFAULT_FOLDER}]",
 )
 @click.option(
     "--format",
@@ -82,9 +90,46 @@ _FAILURES_SHOWN = 5
     help="True labels, for AUC, accuracy, sensitivity and specificity: a CSV with label and path or id, or the"
     " name of the folder each patch lies in (0 and 1, or class names).",
 )
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path),
+    metavar="FILE.html",
+    help="Write a page with pictures of it all: scores, failures, the surest and least sure patches, with --labels the"
+    " wrong ones and ROC. Needs histo-edge[report].",
+)
+@click.option(
+    "--from",
+    "table",
+    type=click.Path(path_type=Path),
+    metavar="TABLE",
+    help="Only the --report, of a run that is done: its .csv or .parquet table. PATCHES name where the patches lie now,"
+    " when they have moved.",
+)
 @click.option("--per-view", is_flag=True, help="Add a column view_<name> for each view.")
 @click.option("--max-failures", type=click.IntRange(0), help="Stop when more patches than this fail.  [default: never]")
 @click.option("--resize", is_flag=True, help="Scale patches of another size instead of failing them.")
+@click.option(
+    "--mpp",
+    type=click.FloatRange(0, min_open=True),
+    help="Slides: micrometres a pixel, where the file does not say or is wrong.",
+)
+@click.option(
+    "--tile-mpp",
+    type=click.FloatRange(0, min_open=True),
+    help="Slides: micrometres a pixel of the model's patches.  [default: the model's]",
+)
+@click.option(
+    "--stride",
+    type=click.FloatRange(0.05, 1),
+    default=1.0,
+    show_default=True,
+    help="Slides: from a tile to the next, in tiles; 0.5 lets them overlap by half.",
+)
+@click.option(
+    "--mask",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Slides: score here instead of where tissue is found; a PNG over the whole slide, or GeoJSON polygons.",
+)
 @click.option(
     "--overwrite", is_flag=True, help="Replace the output when it exists, and drop an unfinished run of something else."
 )
@@ -93,7 +138,7 @@ _FAILURES_SHOWN = 5
 def infer(
     patches: tuple[str, ...],
     model: Path | None,
-    output: str,
+    output: str | None,
     table_format: str,
     device: str,
     exact: bool,
@@ -103,9 +148,15 @@ def infer(
     workers: int | None,
     threshold: float | None,
     labels: str | None,
+    report: Path | None,
+    table: Path | None,
     per_view: bool,
     max_failures: int | None,
     resize: bool,
+    mpp: float | None,
+    tile_mpp: float | None,
+    stride: float,
+    mask: Path | None,
     overwrite: bool,
     quiet: bool,
     as_json: bool,
@@ -117,45 +168,58 @@ def infer(
     in quotes, and - for paths on stdin, one a line or ended by NUL. A patch that can't be scored is a row with its
     reason, and the exit code is 3. A run that was cut off goes on where it was when the same command is given again.
 
+    Whole slides, named or in folders, are cut into patches where they hold tissue: formats of OpenSlide, and tiled
+    TIFF files of more than four patches a side. Each gets a sub-folder with heatmap, regions and tables.
+
     \b
     Examples:
       histo-infer patches/ --model model.onnx
+      histo-infer slide.svs -o out/
       histo-infer valid/ --labels folders -o valid.csv
       histo-infer test/ --format kaggle -o submission.csv
+      histo-infer --report valid.html --from valid.csv
     """
-    from histo_runtime.checksum import check_checksum
-    from histo_runtime.classifier import PatchClassifier
+    inform: Callable[[str], None] = say if not quiet else (lambda _message: None)
+    if table is not None:
+        _report_only(table, report, patches, labels, inform, overwrite=overwrite)
+        return
+    if not patches:
+        raise click.UsageError("Missing argument 'PATCHES...'.")
     from histo_runtime.labels import read_labels
     from histo_runtime.results import STDOUT, check_free, check_kaggle, check_table, partial_path
-    from histo_runtime.run_record import RunOptions, settings_of
+    from histo_runtime.run_record import Given, RunOptions, settings_of
     from histo_runtime.scoring import score
+    from histo_runtime.slides.plan import SlideSettings
     from histo_runtime.sources import find_patches
 
     if as_json and output == STDOUT:
         raise click.UsageError("--json and -o - both write to stdout: give -o a file")
+    open_model = _opener(
+        _model_path(model),
+        tta,
+        threads,
+        batch_size,
+        {"device": device, "threshold": threshold, "resize": resize, "exact": exact},
+    )
+    options = RunOptions(_DEFAULT_TABLE, table_format, tta, per_view, workers, max_failures, overwrite, quiet)
+    slides = SlideSettings(mpp, tile_mpp, stride, mask)
+    if _infer_slides(patches, output, options, slides, open_model, inform, labels, report, as_json=as_json):
+        return
+    slides.refuse_for_patches()
+    output = _DEFAULT_TABLE if output is None else output
     check_table(output, table_format)
-    inform: Callable[[str], None] = say if not quiet else (lambda _message: None)
+    if report is not None:
+        _check_report(report, output, table_format, overwrite=overwrite)
     _refuse_overwriting_inputs(output, (*patches, labels, model))
     if output != STDOUT and not partial_path(output).exists():
         check_free(output, overwrite=overwrite)
     found = find_patches(patches)
     if found.others:
         inform(f"{found.others} files are no images by their suffix and are left out")
-    twice = sum(map(eq, found.names, islice(found.names, 1, None)))  # they are sorted
-    if twice:
-        say(f"warning: {twice} patches are named twice, and are scored and counted twice")
-    unfinished = settings_of(output)
-    classifier = PatchClassifier(
-        _model_path(model),
-        device=device,
-        exact=exact,
-        threads=threads or unfinished.threads,
-        batch_size=batch_size or unfinished.batch_size,
-        threshold=threshold,
-        resize=resize,
-    )
-    classifier.check_tta(tta)
-    check_checksum(classifier.model, classifier.sha256)
+    doubts = _doubts(found)
+    for doubt in doubts:
+        say(f"warning: {doubt}")
+    classifier = open_model(settings_of(output))
     truth = None if labels is None else read_labels(labels, found, classifier.card.classes)
     if truth is not None and len(truth) < len(found):
         inform(f"{len(found) - len(truth)} of {len(found)} patches have no label")
@@ -168,9 +232,11 @@ def infer(
     warnings.filterwarnings("ignore", module=r"PIL\.")
     if table_format == "kaggle":
         check_kaggle(classifier.card, found.names)
-    options = RunOptions(output, table_format, tta, per_view, workers, max_failures, overwrite, quiet)
-    summary = score(classifier, found, options, truth)
+    given = Given(patches, str(Path.cwd()), labels, found.others, doubts)
+    summary = score(classifier, found, replace(options, output=output, given=given), truth)
     _report(summary, output, inform, as_json=as_json)
+    if report is not None:
+        _report_after(report, output, found, truth, inform)
     if summary.tally.failed:
         raise SystemExit(EXIT_SOME_PATCHES_FAILED)
 
@@ -209,11 +275,117 @@ def doctor(model: Path | None, as_json: bool) -> None:
         raise SystemExit(EXIT_FAILED)
 
 
+def _opener(
+    model: Path, tta: str, threads: int | None, batch_size: int | None, options: Mapping[str, Any]
+) -> Callable[[Unfinished], PatchClassifier]:
+    """Return what opens the model, with threads and batch size of an unfinished run where none were given."""
+
+    def open_model(unfinished: Unfinished) -> PatchClassifier:
+        from histo_runtime.checksum import check_checksum
+        from histo_runtime.classifier import PatchClassifier
+
+        classifier = PatchClassifier(
+            model, threads=threads or unfinished.threads, batch_size=batch_size or unfinished.batch_size, **options
+        )
+        classifier.check_tta(tta)
+        check_checksum(classifier.model, classifier.sha256)
+        return classifier
+
+    return open_model
+
+
+def _infer_slides(
+    arguments: tuple[str, ...],
+    output: str | None,
+    options: RunOptions,
+    settings: SlideSettings,
+    open_model: Callable[[Unfinished], PatchClassifier],
+    inform: Callable[[str], None],
+    labels: str | None,
+    report: Path | None,
+    *,
+    as_json: bool,
+) -> bool:
+    """Score slides where the output can hold what comes of them; returns whether there were any."""
+    from histo_runtime.results import is_table
+    from histo_runtime.slides.command import infer_slides, refuse_named_slides
+
+    if output is not None and (not output or is_table(output)):
+        refuse_named_slides(arguments, output)
+        return False
+    options = replace(options, output=output or _DEFAULT_FOLDER)
+    done = infer_slides(arguments, options, settings, open_model, inform, {"--labels": labels}, report)
+    if done is None:
+        return False
+    done.report(as_json=as_json)
+    if done.failed:
+        raise SystemExit(EXIT_SOME_PATCHES_FAILED)
+    return True
+
+
 def _refuse_overwriting_inputs(output: str, inputs: Iterable[object]) -> None:
     """An output must not be one of the files that it is made of, whatever --overwrite says."""
     for item in inputs:
         if item is not None and Path(output).exists() and Path(str(item)).exists() and Path(output).samefile(str(item)):
             raise UsageError(f"{output}: is an input of this run: choose another output")
+
+
+def _doubts(found: PatchInputs) -> tuple[str, ...]:
+    """What about the inputs a reader of the results has to know."""
+    twice = sum(map(eq, found.names, islice(found.names, 1, None)))  # they are sorted
+    return (f"{twice} patches are named twice, and are scored and counted twice",) if twice else ()
+
+
+def _check_report(report: Path, output: str, table_format: str, *, overwrite: bool) -> None:
+    from histo_runtime.report.request import check_report
+
+    check_report(report, overwrite=overwrite, output=output, table_format=table_format)
+
+
+def _report_after(
+    report: Path, output: str, found: PatchInputs, truth: dict[str, int] | None, inform: Callable[[str], None]
+) -> None:
+    """Write the report of a run that has just ended; whatever goes wrong, its results are there, and are said to be."""
+    from histo_runtime.report.again import write_report
+
+    try:
+        write_report(report, Path(output), found, truth)
+    except Exception as error:
+        again = shlex.join(["histo-infer", "--report", str(report), "--from", output])
+        reason = str(error) if isinstance(error, HistoError) else f"{type(error).__name__}: {error}"
+        raise HistoError(
+            f"the predictions are in {output}, but the report could not be made ({reason}): make it with: {again}"
+        ) from error
+    inform(f"report -> {report}")
+
+
+def _report_only(
+    table: Path,
+    report: Path | None,
+    patches: tuple[str, ...],
+    labels: str | None,
+    inform: Callable[[str], None],
+    *,
+    overwrite: bool,
+) -> None:
+    """Write the report of a run of some time ago."""
+    context = click.get_current_context()
+    without_meaning = [
+        name
+        for name in context.params
+        if name not in _WITH_FROM and context.get_parameter_source(name) is not ParameterSource.DEFAULT
+    ]
+    if without_meaning:
+        option = next(item.opts[-1] for item in context.command.params if item.name == without_meaning[0])
+        raise click.UsageError(f"{option} is of a run: --from makes a report of one that is done")
+    if report is None:
+        raise click.UsageError("--from needs --report FILE.html: the page to write")
+    _check_report(report, "", "table", overwrite=overwrite)
+    from histo_runtime.report.again import write_report_again
+
+    for lacking in write_report_again(report, table, patches, labels):
+        say(f"warning: {lacking}")
+    inform(f"report -> {report}")
 
 
 def _model_path(option: Path | None) -> Path:
@@ -229,9 +401,8 @@ def _report(summary: Summary, output: str, inform: Callable[[str], None], *, as_
         say(f"failed: {name} {reason}")
     if tally.failed > _FAILURES_SHOWN:
         say(f"... and {tally.failed - _FAILURES_SHOWN} more, see the error column")
-    unlike = tally.colour.unlike(tally.card.colour)
-    if unlike:
-        say(f"warning: {unlike}")
+    if summary.unlike:
+        say(f"warning: {summary.unlike}")
     where = "" if output == STDOUT else f" -> {output}"
     blank = f", {tally.colour.blank} blank" if tally.colour.blank else ""
     mean = f", {tally.mean_views:.2f} views on average" if summary.tta == "adaptive" and tally.done else ""

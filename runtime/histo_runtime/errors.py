@@ -20,6 +20,10 @@ class PatchError(HistoError, ValueError):
     """One patch can't be decoded or does not fit the model."""
 
 
+class SlideError(HistoError, ValueError):
+    """One slide, or a region of it, can't be read or used."""
+
+
 class ModelNotFoundError(HistoError, FileNotFoundError):
     """There is no model file where one was named."""
 

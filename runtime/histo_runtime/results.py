@@ -24,6 +24,7 @@ STDOUT = "-"
 _CSV, _PARQUET = ".csv", ".parquet"
 COLUMNS = ("path", "label", "probability", "std", "views", "error")
 _NOT_NUMBERS = ("path", "label", "error")
+_INTEGERS = ("views", "x", "y", "size", "size_y")
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,11 @@ def table_name(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
+def is_table(output: str) -> bool:
+    """Whether an output is one that a table is written to: a `.csv` or `.parquet` file, or `-`."""
+    return output == STDOUT or Path(output).suffix.lower() in (_CSV, _PARQUET)
+
+
 def check_table(output: str, table_format: str) -> None:
     """Refuse an output of an unknown kind, or a library that is missing for it, before any patch is scored.
 
@@ -132,7 +138,7 @@ def write_table(output: str, table_format: str, table: Table, blocks: Iterable[b
     path = Path(output)
     with written_aside(path) as temporary:
         if path.suffix.lower() == _PARQUET:
-            _write_parquet(temporary, table, blocks)
+            write_parquet(temporary, table.columns, blocks)
             return
         with temporary.open("wb") as file:
             write_csv(file, table_format, table, blocks)
@@ -188,18 +194,18 @@ def _filled(values: tuple[float, ...] | None, count: int) -> Sequence[float | No
     return [None] * count if values is None else values[:count]
 
 
-def _write_parquet(path: Path, table: Table, blocks: Iterable[bytes]) -> None:
-    """Text columns as strings, numbers as float32 and int32; what is empty in CSV is null here."""
+def write_parquet(path: Path, columns: Sequence[str], blocks: Iterable[bytes]) -> None:
+    """Write CSV rows as Parquet: strings, float32 and int32; what is empty in CSV is null here."""
     import pyarrow as pa
     from pyarrow import parquet
 
-    types = {name: pa.string() if name in _NOT_NUMBERS else pa.float32() for name in table.columns}
-    schema = pa.schema({**types, "views": pa.int32()})
+    types = {name: pa.string() if name in _NOT_NUMBERS else pa.float32() for name in columns}
+    schema = pa.schema({**types, **{name: pa.int32() for name in _INTEGERS if name in types}})
     with parquet.ParquetWriter(path, schema) as writer:
         for block in blocks:
-            columns = dict(zip(table.columns, zip(*decode(block), strict=True), strict=True))
+            values = dict(zip(columns, zip(*decode(block), strict=True), strict=True))
             arrays = [
-                pa.array([value or None for value in columns[name]]).cast(schema.field(name).type)
+                pa.array([value or None for value in values[name]]).cast(schema.field(name).type)
                 for name in schema.names
             ]
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema))

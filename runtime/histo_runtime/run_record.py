@@ -16,10 +16,32 @@ from histo_runtime.classifier import PatchClassifier, default_workers
 from histo_runtime.journal import read_manifest
 from histo_runtime.onnx_runtime import import_onnxruntime
 from histo_runtime.results import STDOUT, partial_path
-from histo_runtime.sources import PatchInputs
+from histo_runtime.sources import Inputs
 from histo_runtime.tally import Tally
 
 _BLOCK_PATCHES = 256  # what a crash may cost, in patches, at most
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a command line named, for a report that reads the patches again.
+
+    Attributes:
+        patches: the arguments as typed. folder: the working folder that they are relative to, absolute.
+        labels: the option as typed, None without.
+        others: files that were left out because they are no images by their suffix.
+        warnings: what was said about the inputs before the run.
+    """
+
+    patches: tuple[str, ...] = ()
+    folder: str = ""
+    labels: str | None = None
+    others: int = 0
+    warnings: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what finds the patches again as a JSON object."""
+        return {"patches": list(self.patches), "folder": self.folder, "labels": self.labels, "others": self.others}
 
 
 @dataclass(frozen=True)
@@ -34,6 +56,7 @@ class RunOptions:
     max_failures: int | None = None
     overwrite: bool = False
     quiet: bool = False
+    given: Given = Given()
 
 
 @dataclass(frozen=True)
@@ -46,6 +69,11 @@ class Summary:
     scored_now: int
     patches_per_second: float
     metrics: Mapping[str, Any] | None
+
+    @property
+    def unlike(self) -> str:
+        """How the patches' colour differs from the training patches', in words; empty when it does not."""
+        return self.tally.colour.unlike(self.tally.card.colour)
 
     def to_dict(self, output: str) -> dict[str, Any]:
         """Return the summary as a JSON object; `output` is where the table went."""
@@ -84,11 +112,11 @@ def block_patches(classifier: PatchClassifier, tta: str) -> int:
     return batch * -(-_BLOCK_PATCHES // batch)
 
 
-def run_manifest(classifier: PatchClassifier, inputs: PatchInputs, options: RunOptions) -> dict[str, Any]:
+def run_manifest(classifier: PatchClassifier, inputs: Inputs, options: RunOptions) -> dict[str, Any]:
     """Return what must be the same for a run to be continued."""
     return {
         "model": classifier.sha256,
-        "inputs": {"count": len(inputs.names), "sha256": _names_sha256(inputs.names)},
+        "inputs": {"count": len(inputs.names), "sha256": _names_sha256(inputs.names), **inputs.facts},
         "block": block_patches(classifier, options.tta),
         "batch_size": classifier.batch_size,
         "threads": classifier.threads,
@@ -126,6 +154,7 @@ def run_record(
             **{name: manifest[name] for name in settings},
         },
         "inputs": manifest["inputs"],
+        "given": options.given.to_dict(),
         "versions": {
             "histo-edge": __version__,
             "onnxruntime": manifest["onnxruntime"],
@@ -142,6 +171,7 @@ def run_record(
         "patches_per_second": round(summary.patches_per_second, 3),
         "continued_after": counts["inputs"] - summary.scored_now,
         "metrics": summary.metrics,
+        "warnings": [text for text in (*options.given.warnings, classifier.note, summary.unlike) if text],
         "failures": [{"path": name, "error": error} for name, error in tally.failures],
     }
 

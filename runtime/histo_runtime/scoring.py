@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,12 +36,19 @@ from histo_runtime.results import (
     write_table,
 )
 from histo_runtime.run_record import RunOptions, Summary, run_manifest, run_record
-from histo_runtime.sources import PatchInputs
+from histo_runtime.sources import Inputs
 from histo_runtime.tally import Tally
+
+# (record of the run, its table, the rows of all blocks as CSV, each time from the first)
+Finish: TypeAlias = Callable[[dict[str, Any], Table, Callable[[], Iterable[bytes]]], None]
 
 
 def score(
-    classifier: PatchClassifier, inputs: PatchInputs, options: RunOptions, labels: Mapping[str, int] | None = None
+    classifier: PatchClassifier,
+    inputs: Inputs,
+    options: RunOptions,
+    labels: Mapping[str, int] | None = None,
+    finish: Finish | None = None,
 ) -> Summary:
     """Score inputs into a table with a record beside it, or go on with a run of the same that was cut off.
 
@@ -50,6 +57,7 @@ def score(
         inputs: what to score; a row is written for each, in this order.
         options: where and how.
         labels: name -> index of the true class, for metrics.
+        finish: writes what comes out of a run to a file, instead of the table and the record beside it.
 
     Raises:
         OutputError: an unfinished run of something else is in the way, or something can't be written; blocks that were
@@ -58,16 +66,17 @@ def score(
         KeyboardInterrupt: with a text that says how to go on.
     """
     by_row = None if labels is None else {table_name(name): label for name, label in labels.items()}
-    run = _Run(classifier, inputs, options, Tally(classifier.card, classifier.threshold, by_row))
+    run = _Run(classifier, inputs, options, Tally(classifier.card, classifier.threshold, by_row), finish)
     return run.to_stdout() if options.output == STDOUT else run.to_file()
 
 
 @dataclass
 class _Run:
     classifier: PatchClassifier
-    inputs: PatchInputs
+    inputs: Inputs
     options: RunOptions
     tally: Tally
+    finish: Finish | None = None
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @cached_property
@@ -142,7 +151,11 @@ class _Run:
             for rows, colour in self._blocks(journal.blocks, progress):
                 journal.commit(rows, colour.sums())
         summary = self._summary(progress)
-        write_run(self.options.output, run_record(self.classifier, self.options, self.manifest, summary, self.started))
+        record = run_record(self.classifier, self.options, self.manifest, summary, self.started)
+        if self.finish is not None:
+            self.finish(record, self.table, journal.data)
+            return summary
+        write_run(self.options.output, record)
         write_table(self.options.output, self.options.table_format, self.table, journal.data())
         return summary
 

@@ -12,10 +12,10 @@ import re
 import sys
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,23 @@ from histo_runtime.patches import IMAGE_SUFFIXES, is_image_name, read_patch
 STDIN = "-"
 _HDF5_SUFFIXES = (".h5", ".hdf5")
 _HDF5_NAME = re.compile(r"\.(?:h5|hdf5)(?=#[0-9]+$)", re.IGNORECASE)
+
+
+class Inputs(Protocol):
+    """What a run scores: patches by position, each with a name."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """As they stand in the output, in its order."""
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What else must be the same for an unfinished run to go on, as JSON."""
+
+    def __len__(self) -> int: ...
+
+    def decode(self, index: int, size: int, resize: bool = False) -> NDArray[np.uint8]:
+        """Decode patch `index`; safe in many threads; raises `PatchError`."""
 
 
 class _Source(Protocol):
@@ -58,6 +75,11 @@ class PatchInputs:
     _sources: list[_Source]
     _starts: list[int]  # of each source: the position of its first input
     _anchors: list[_Anchor | None]  # of each source: what must stay where it is for its inputs to be there
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """Nothing beyond the names."""
+        return {}
 
     def __len__(self) -> int:
         return len(self.names)
@@ -155,7 +177,7 @@ class _Listing:
         """List the inputs of one argument; `alone` tells how a folder's are named."""
         path, typed = Path(argument), slashes(argument)
         if argument == STDIN:
-            self._extend(_AS_TYPED, _from_stdin())
+            self.extend_typed(_from_stdin())
         elif path.is_dir():
             prefix = "" if alone else typed.rstrip("/") + "/"
             self._extend(_Files(argument, prefix), self._images(walk(argument), prefix), anchor=argument)
@@ -171,7 +193,11 @@ class _Listing:
             rows = Hdf5Patches(argument, self._slices)
             self._extend(rows, (f"{typed}#{row}" for row in range(len(rows))), anchor=argument)
         else:
-            self._extend(_AS_TYPED, [typed])
+            self.extend_typed([typed])
+
+    def extend_typed(self, names: Iterable[str]) -> None:
+        """List files whose names are their paths."""
+        self._extend(_AS_TYPED, names)
 
     def sorted(self) -> PatchInputs:
         """Return the inputs in the order of the output."""
@@ -230,6 +256,13 @@ def find_patches(arguments: Sequence[str]) -> PatchInputs:
     if not listing.names:
         suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
         raise InputError(f"{', '.join(arguments)}: no images found (looked for {suffixes})")
+    return listing.sorted()
+
+
+def typed_patches(names: Iterable[str]) -> PatchInputs:
+    """Return patches by the paths of their files, as on stdin; that a file is there is seen when it is read."""
+    listing = _Listing()
+    listing.extend_typed(names)
     return listing.sorted()
 
 

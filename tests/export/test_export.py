@@ -89,11 +89,14 @@ def test_the_card_of_training_is_kept_and_options_win_over_it(keras2_h5: Path, t
     source.write_bytes(keras2_h5.read_bytes())
     card = ModelCard(name="mine", size=SIZE, scaling="tf", classes=("normal", "tumour"), data="ours", threshold=0.3)
     write_keras_card(source, card)
-    result = run(source, target, "--views", "none", "--threshold", "0.7", "--merge", "max")
+    result = run(
+        source, target, "--views", "none", "--threshold", "0.7", "--merge", "max", "--microns-per-pixel", "0.5"
+    )
     assert result.exit_code == 0, result.stderr
     assert "1/255" not in result.stderr
     got = PatchClassifier(target).card
     assert (got.name, got.scaling, got.classes, got.data) == ("mine", "tf", ("normal", "tumour"), "ours")
+    assert got.microns_per_pixel == 0.5
     assert (got.threshold, got.threshold_rule, got.merge, got.views) == (0.7, "given at export", "max", ("identity",))
 
 

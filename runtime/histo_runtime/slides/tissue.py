@@ -1,0 +1,47 @@
+"""Tissue and glass apart on an overview: Otsu's threshold on the saturation of colour, as CLAM does it.
+
+Saturation of HSV, a median filter of 7 pixels, Otsu's threshold (IEEE Trans Syst Man Cybern 9, 1979), then closing and
+opening: Lu et al., Data-efficient and weakly supervised computational pathology on whole-slide images, Nat Biomed Eng
+5, 2021. CLAM drops specks by the area of their contour, here the opening does.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+METHOD = "otsu-saturation (Lu et al., Nat Biomed Eng 2021)"
+_MEDIAN = 7  # pixels, as CLAM's presets
+# Where a slide holds one of the two only, Otsu's threshold lies somewhere in its noise. Glass stays below 8 of 255
+# (the fixed threshold of CLAM's presets), stained tissue above 40.
+_LOWEST, _HIGHEST = 8, 40
+_BLACK = 25  # brightness up to which nothing was scanned: the colour of black is noise
+_CLOSING, _OPENING = 5, 3  # pixels
+
+
+def tissue_mask(rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Return where tissue is: bool `[h, w]` of an overview uint8 `[h, w, 3]`."""
+    hsv = Image.fromarray(rgb).convert("HSV")
+    saturation = hsv.getchannel("S").filter(ImageFilter.MedianFilter(_MEDIAN))
+    values = np.asarray(saturation)
+    scanned = np.asarray(hsv.getchannel("V")) > _BLACK
+    threshold = min(max(otsu(values[scanned]), _LOWEST), _HIGHEST)
+    mask = Image.fromarray(((values > threshold) & scanned).astype(np.uint8) * 255)
+    mask = mask.filter(ImageFilter.MaxFilter(_CLOSING)).filter(ImageFilter.MinFilter(_CLOSING))
+    mask = mask.filter(ImageFilter.MinFilter(_OPENING)).filter(ImageFilter.MaxFilter(_OPENING))
+    return np.asarray(mask) > 0
+
+
+def otsu(values: NDArray[np.uint8]) -> int:
+    """Return the threshold that divides values into those up to it and those above with the least variance in each.
+
+    0 when there are no values.
+    """
+    counts = np.bincount(values.ravel(), minlength=256).astype(np.float64)
+    below = counts.cumsum()
+    sums = (counts * np.arange(256)).cumsum()
+    above = below[-1] - below
+    with np.errstate(divide="ignore", invalid="ignore"):
+        between = below * above * (sums / below - (sums[-1] - sums) / above) ** 2
+    return int(np.nan_to_num(between).argmax())
