@@ -6,6 +6,7 @@ import base64
 import csv
 import io
 import json
+import os
 import re
 import resource
 import shutil
@@ -211,7 +212,7 @@ def test_what_was_run_and_its_warnings_are_told(folder: Path, tmp_path: Path) ->
 
 def test_html_in_names_and_in_every_field_of_the_card_is_text(folder: Path, tmp_path: Path) -> None:
     bad = shutil.copytree(folder, tmp_path / "bad")
-    for name in (EVIL, TURNED, "שלום.png", f"{'long' * 60}.png"):
+    for name in (EVIL, TURNED, "שלום.png", f"{'long' * 60}.png", os.fsdecode(b"\xff.png")):
         shutil.copy(folder / "0/00.png" if (folder / "0/00.png").exists() else next(folder.glob("*/*.png")), bad / name)
     (bad / "<img src=x onerror=alert(2)>.png").touch()
     run(bad, "--report", "plain.html")
@@ -247,6 +248,7 @@ def test_html_in_names_and_in_every_field_of_the_card_is_text(folder: Path, tmp_
         assert not {name for name in page.attributes if name.startswith("on")}
         assert EVIL in page.text
         assert "שלום.png" in page.text
+        assert "\\xff.png" in page.text
         assert "\\u202egnp.lamron\\x07.png" in page.text
     for name in ("plain.html", "evil.html"):
         assert not set("\u202e\x07") & set((tmp_path / name).read_text(encoding="utf-8"))
