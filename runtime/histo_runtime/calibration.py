@@ -19,6 +19,7 @@ _WIDEST = 20.0  # temperatures are looked for from 1/20 to 20
 _GRID = 61  # on a logarithmic scale: steps of 10 %
 _GOLDEN = (math.sqrt(5) - 1) / 2
 _NARROW = 1e-6  # of log(temperature)
+_DIGITS = 4  # of a temperature: further ones change no probability by more than 1e-4
 
 
 @dataclass(frozen=True)
@@ -127,9 +128,9 @@ def fit_temperature(labels: ArrayLike, logits: ArrayLike) -> Temperature:
             exported graph; the merge is the mean of the probabilities.
 
     Returns:
-        The best from 1/20 to 20, by a grid and golden sections of its logarithm. It is 1 when nothing is better, when
-        there is one class only, and when the best is the end of the range: logits that separate the classes without
-        a mistake would have it go on to 0.
+        The best from 1/20 to 20, to four decimals, by a grid and golden sections of its logarithm. It is 1 when nothing
+        is better, when there is one class only, and when the best is the end of the range: logits that separate the
+        classes without a mistake would have it go on to 0.
     """
     positive = as_binary(labels)
     views = np.asarray(logits, np.float64).reshape(positive.size, -1)
@@ -146,10 +147,11 @@ def fit_temperature(labels: ArrayLike, logits: ArrayLike) -> Temperature:
     best = int(np.argmin([cost(value) for value in grid]))
     if best in {0, _GRID - 1}:
         return Temperature(1.0, unfitted, unfitted, f"no best value from 1/{_WIDEST:g} to {_WIDEST:g}")
-    found = _golden_section(cost, grid[best - 1], grid[best + 1])
-    if cost(found) >= unfitted:
+    found = round(math.exp(_golden_section(cost, grid[best - 1], grid[best + 1])), _DIGITS)
+    fitted = cost(math.log(found))
+    if fitted >= unfitted:
         return Temperature(1.0, unfitted, unfitted, "none is better than 1")
-    return Temperature(math.exp(found), unfitted, cost(found))
+    return Temperature(found, unfitted, fitted)
 
 
 def merged(logits: NDArray[Any], temperature: float) -> NDArray[Any]:

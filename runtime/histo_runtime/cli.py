@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from operator import eq
@@ -14,10 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 from histo_runtime.command import EXIT_FAILED, EXIT_SOME_PATCHES_FAILED, HistoCommand, printable, say
-from histo_runtime.errors import HistoError, UsageError
+from histo_runtime.errors import UsageError
 
 if TYPE_CHECKING:
     from histo_runtime.classifier import PatchClassifier
@@ -31,7 +29,6 @@ _DEFAULT_MODEL = "model.onnx"
 _DEFAULT_TABLE = "./predictions.csv"
 _DEFAULT_FOLDER = "./predictions"
 _FAILURES_SHOWN = 5
-_WITH_FROM = frozenset({"patches", "table", "report", "labels", "overwrite", "quiet"})
 
 
 @click.command("histo-infer", cls=HistoCommand)
@@ -87,8 +84,8 @@ _WITH_FROM = frozenset({"patches", "table", "report", "labels", "overwrite", "qu
 @click.option(
     "--labels",
     metavar="CSV|folders",
-    help="True labels, for AUC, accuracy, sensitivity and specificity: a CSV with label and path or id, or the"
-    " name of the folder each patch lies in (0 and 1, or class names).",
+    help="True labels, for AUC, accuracy, sensitivity, specificity and calibration, with 95 % intervals: a CSV with"
+    " label and path or id, or the name of the folder each patch lies in (0 and 1, or class names).",
 )
 @click.option(
     "--report",
@@ -181,7 +178,9 @@ def infer(
     """
     inform: Callable[[str], None] = say if not quiet else (lambda _message: None)
     if table is not None:
-        _report_only(table, report, patches, labels, inform, overwrite=overwrite)
+        from histo_runtime.report.command import report_only
+
+        report_only(table, report, patches, labels, inform, overwrite=overwrite)
         return
     if not patches:
         raise click.UsageError("Missing argument 'PATCHES...'.")
@@ -209,7 +208,9 @@ def infer(
     output = _DEFAULT_TABLE if output is None else output
     check_table(output, table_format)
     if report is not None:
-        _check_report(report, output, table_format, overwrite=overwrite)
+        from histo_runtime.report.command import check_report
+
+        check_report(report, overwrite=overwrite, output=output, table_format=table_format)
     _refuse_overwriting_inputs(output, (*patches, labels, model))
     if output != STDOUT and not partial_path(output).exists():
         check_free(output, overwrite=overwrite)
@@ -232,11 +233,13 @@ def infer(
     warnings.filterwarnings("ignore", module=r"PIL\.")
     if table_format == "kaggle":
         check_kaggle(classifier.card, found.names)
-    given = Given(patches, str(Path.cwd()), labels, found.others, doubts)
+    given = Given(patches, _working_folder(), labels, found.others, doubts)
     summary = score(classifier, found, replace(options, output=output, given=given), truth)
     _report(summary, output, inform, as_json=as_json)
     if report is not None:
-        _report_after(report, output, found, truth, inform)
+        from histo_runtime.report.command import report_after
+
+        report_after(report, output, found, truth, inform)
     if summary.tally.failed:
         raise SystemExit(EXIT_SOME_PATCHES_FAILED)
 
@@ -336,56 +339,11 @@ def _doubts(found: PatchInputs) -> tuple[str, ...]:
     return (f"{twice} patches are named twice, and are scored and counted twice",) if twice else ()
 
 
-def _check_report(report: Path, output: str, table_format: str, *, overwrite: bool) -> None:
-    from histo_runtime.report.request import check_report
-
-    check_report(report, overwrite=overwrite, output=output, table_format=table_format)
-
-
-def _report_after(
-    report: Path, output: str, found: PatchInputs, truth: dict[str, int] | None, inform: Callable[[str], None]
-) -> None:
-    """Write the report of a run that has just ended; whatever goes wrong, its results are there, and are said to be."""
-    from histo_runtime.report.again import write_report
-
+def _working_folder() -> str:
     try:
-        write_report(report, Path(output), found, truth)
-    except Exception as error:
-        again = shlex.join(["histo-infer", "--report", str(report), "--from", output])
-        reason = str(error) if isinstance(error, HistoError) else f"{type(error).__name__}: {error}"
-        raise HistoError(
-            f"the predictions are in {output}, but the report could not be made ({reason}): make it with: {again}"
-        ) from error
-    inform(f"report -> {report}")
-
-
-def _report_only(
-    table: Path,
-    report: Path | None,
-    patches: tuple[str, ...],
-    labels: str | None,
-    inform: Callable[[str], None],
-    *,
-    overwrite: bool,
-) -> None:
-    """Write the report of a run of some time ago."""
-    context = click.get_current_context()
-    without_meaning = [
-        name
-        for name in context.params
-        if name not in _WITH_FROM and context.get_parameter_source(name) is not ParameterSource.DEFAULT
-    ]
-    if without_meaning:
-        option = next(item.opts[-1] for item in context.command.params if item.name == without_meaning[0])
-        raise click.UsageError(f"{option} is of a run: --from makes a report of one that is done")
-    if report is None:
-        raise click.UsageError("--from needs --report FILE.html: the page to write")
-    _check_report(report, "", "table", overwrite=overwrite)
-    from histo_runtime.report.again import write_report_again
-
-    for lacking in write_report_again(report, table, patches, labels):
-        say(f"warning: {lacking}")
-    inform(f"report -> {report}")
+        return str(Path.cwd())
+    except OSError:  # it was removed under the shell; with absolute paths one can work on
+        return ""
 
 
 def _model_path(option: Path | None) -> Path:
@@ -410,9 +368,18 @@ def _report(summary: Summary, output: str, inform: Callable[[str], None], *, as_
     if as_json:
         click.echo(json.dumps(summary.to_dict(output)))
     elif summary.metrics:
-        for name, value in summary.metrics.items():
+        for line in _metric_lines(summary.metrics):
+            click.echo(line, err=output == STDOUT)
+
+
+def _metric_lines(metrics: Mapping[str, Any]) -> Iterator[str]:
+    """Write each figure with its 95 % interval."""
+    intervals = metrics.get("intervals", {})
+    for name, value in metrics.items():
+        if name != "intervals":
             text = f"{value:.4f}" if isinstance(value, float) else "-" if value is None else str(value)
-            click.echo(f"{name:<12} {text}", err=output == STDOUT)
+            ends = intervals.get(name)
+            yield f"{name:<17} {text}" + (f"  ({ends[0]:.4f} to {ends[1]:.4f})" if ends else "")
 
 
 def _print_check(check: Check) -> None:

@@ -115,10 +115,11 @@ def share_interval(hits: ArrayLike, groups: ArrayLike | None = None) -> Interval
     return Interval(share, float(low), float(high))
 
 
-def mean_interval(values: ArrayLike, groups: ArrayLike | None = None) -> Interval:
-    """Mean of values `[N]` that are not negative, with its 95 % interval by the normal approximation.
+def mean_interval(values: ArrayLike, groups: ArrayLike | None = None, *, lowest: float = 0.0) -> Interval:
+    """Mean of values `[N]` of `lowest` or more, with its 95 % interval by the normal approximation.
 
-    With groups `[N]` by the variance between groups and Student's quantile.
+    With groups `[N]` by the variance between groups and Student's quantile. Differences of two scorings of the same
+    patches, with `lowest` -inf, make a paired interval.
     """
     array = np.asarray(values, np.float64)
     codes = as_groups(groups, array.size)
@@ -130,7 +131,7 @@ def mean_interval(values: ArrayLike, groups: ArrayLike | None = None) -> Interva
         return Interval(mean, math.nan, math.nan)
     variance = float(array.var(ddof=1)) / array.size if codes is None else clustered_variance(array, codes)
     half = (NORMAL_95 if codes is None else student_quantile(number - 1)) * math.sqrt(variance)
-    return Interval(mean, max(0.0, mean - half), mean + half)
+    return Interval(mean, max(lowest, mean - half), mean + half)
 
 
 def clustered_variance(values: NDArray[np.float64], codes: NDArray[np.intp]) -> float:

@@ -33,7 +33,7 @@ from histo_runtime.intervals import (
     share_interval,
     wilson,
 )
-from histo_runtime.operating_point import Confusion, check_rule, choose_threshold, confusion
+from histo_runtime.operating_point import Confusion, called_positive, check_rule, choose_threshold, confusion
 from histo_runtime.roc import BAND, RocCurve, ThresholdSweep, roc_curve, threshold_sweep
 
 __all__ = [
@@ -53,6 +53,7 @@ __all__ = [
     "binary_metrics",
     "brier_score",
     "calibration_error",
+    "called_positive",
     "check_rule",
     "choose_threshold",
     "confusion",

@@ -41,7 +41,7 @@ def confusion(
     Intervals by Wilson; with groups `[N]` (slides, patients) for effective sample sizes, see `share_interval`.
     """
     positive = as_binary(labels)
-    called = called_positive(probability, threshold, positive.size)
+    called = called_positive(as_scores(probability, positive.size), threshold)
     names = None if groups is None else np.asarray(groups)
 
     def share(hits: NDArray[np.bool_], of: NDArray[np.bool_] | slice = slice(None)) -> Interval:
@@ -59,10 +59,9 @@ def confusion(
     )
 
 
-def called_positive(probability: ArrayLike, threshold: float, count: int) -> NDArray[np.bool_]:
-    """Which of `count` probabilities are called positive, as the runtime decides it."""
-    values = as_scores(probability, count).astype(np.float32)
-    return label_indices(values, "sigmoid", threshold).astype(bool)
+def called_positive(probability: ArrayLike, threshold: float) -> NDArray[np.bool_]:
+    """Which probabilities `[N]` are called positive: decided in float32, as the runtime does it."""
+    return label_indices(np.asarray(probability, np.float32), "sigmoid", threshold).astype(bool)
 
 
 def check_rule(rule: str) -> float | None:

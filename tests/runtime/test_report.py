@@ -6,6 +6,7 @@ import base64
 import csv
 import io
 import json
+import os
 import re
 import resource
 import shutil
@@ -59,10 +60,13 @@ class Reader(HTMLParser):
         self.attributes: set[str] = set()
         self.pictures: list[tuple[str, str]] = []  # source, alternative text
         self.texts: list[str] = []
+        self.drawn: list[str] = []  # texts of charts
+        self.last = ""
         self.feed(path.read_text(encoding="utf-8"))
         self.text = " ".join(" ".join(self.texts).split())
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.last = tag
         self.tags[tag] += 1
         self.attributes |= {name for name, _ in attrs}
         if tag == "img":
@@ -70,6 +74,8 @@ class Reader(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.texts.append(data)
+        if self.last == "text":
+            self.drawn.append(data)
 
     def pixels(self) -> list[np.ndarray]:
         data = (base64.b64decode(source.partition(",")[2]) for source, _ in self.pictures)
@@ -206,13 +212,13 @@ def test_what_was_run_and_its_warnings_are_told(folder: Path, tmp_path: Path) ->
 
 def test_html_in_names_and_in_every_field_of_the_card_is_text(folder: Path, tmp_path: Path) -> None:
     bad = shutil.copytree(folder, tmp_path / "bad")
-    for name in (EVIL, TURNED, "שלום.png", f"{'long' * 60}.png"):
+    for name in (EVIL, TURNED, "שלום.png", f"{'long' * 60}.png", os.fsdecode(b"\xff.png")):
         shutil.copy(folder / "0/00.png" if (folder / "0/00.png").exists() else next(folder.glob("*/*.png")), bad / name)
     (bad / "<img src=x onerror=alert(2)>.png").touch()
     run(bad, "--report", "plain.html")
     plain = Reader(tmp_path / "plain.html")
     record = read_json(tmp_path / "predictions.run.json")
-    evil = "</style></script><script>alert(1)</script><img src=x onerror='alert(3)'>$x^2$\x07\u202e"
+    evil = "$x$\"></style></script><script>alert(1)</script><img src=x onerror='alert(3)'>\x07\u202e"
 
     def poisoned(value: object) -> object:
         if isinstance(value, dict):
@@ -242,8 +248,11 @@ def test_html_in_names_and_in_every_field_of_the_card_is_text(folder: Path, tmp_
         assert not {name for name in page.attributes if name.startswith("on")}
         assert EVIL in page.text
         assert "שלום.png" in page.text
+        assert "\\xff.png" in page.text
         assert "\\u202egnp.lamron\\x07.png" in page.text
-        assert not set("\u202e\x07") & set(page.text)
+    for name in ("plain.html", "evil.html"):
+        assert not set("\u202e\x07") & set((tmp_path / name).read_text(encoding="utf-8"))
+    assert any(text.startswith('probability of tumour$x$"></style>') for text in page.drawn)
 
 
 # Where the patches lie

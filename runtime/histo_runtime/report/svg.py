@@ -9,6 +9,8 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup, escape
 
+from histo_runtime.command import printable
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -64,7 +66,7 @@ def inline_svg(figure: Figure, name: str, description: str) -> Markup:
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, f"var({variable})")
     head, _, body = _FONT.sub(r"font-size: \1px", text).partition(">")
-    label = escape(description)
+    label = escape(printable(description))
     return Markup(f'{head} role="img" aria-label="{label}">{body}')
 
 

@@ -92,7 +92,7 @@ def infer_slides(
             f"{found.patches} other images or lists are left out: slides are scored, patches by a command of their own"
         )
     if report is not None:
-        from histo_runtime.report.request import check_report
+        from histo_runtime.report.command import check_report
 
         check_report(report, overwrite=options.overwrite)
     views = {"none": "1 view", "adaptive": f"up to {len(classifier.card.views)} views"}
