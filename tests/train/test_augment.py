@@ -17,7 +17,7 @@ from histo_train.augment import STAINS, change, draw_changes  # noqa: E402
 from histo_train.recipe import Augmentation  # noqa: E402
 
 PATCHES = synthetic_patches(16, seed=3)[0]
-NOTHING = Augmentation(rotation=0, zoom=0, shift=0, stain=0, brightness=0)
+NOTHING = Augmentation(rotation=0, zoom=(1, 1), shift=0, stain=0, brightness=0, blur=0)
 
 
 def augmented(augmentation: Augmentation, seed: int = 0, crop: int = 96) -> np.ndarray:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,14 @@ class Patches:
         labels: uint8 `[M]`.
         groups: `[M]`, equal for patches that must stay on one side of a split.
         rows: `[N]`, which rows of these arrays belong here.
+        names: of the M patches: paths as the user would write them, `data/0/a.png` or `x.h5#17`.
     """
 
     pixels: NDArray[np.uint8]
     labels: NDArray[np.uint8]
     groups: NDArray[np.str_]
     rows: NDArray[np.intp]
+    names: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -52,20 +54,46 @@ class Patches:
 
     def only(self, positions: NDArray[np.intp]) -> Patches:
         """Return some of these patches; nothing is copied."""
-        return Patches(self.pixels, self.labels, self.groups, self.rows[positions])
+        return replace(self, rows=self.rows[positions])
+
+    def name(self, position: int) -> str:
+        """Return the name of a patch, by position from 0 to N - 1."""
+        return self.names[int(self.rows[position])]
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Patches to train and to validate on, the names of their classes, and where they are from, in words."""
+    """Patches to train and to validate on.
+
+    Attributes:
+        train: to learn from.
+        valid: to judge by; no group of `train` is in it.
+        classes: names of the labels 0 and 1.
+        description: where they are from, in words.
+        layout: "kaggle", "pcam", "folders" or "manifest".
+        grouped_by: what never lies on both sides: "slide" (or patient: the groups that came with the patches, and equal
+            pixels) or "content" (equal pixels alone).
+        hashes: SHA-256 by what they are of: `train_files`, `train_pixels`, `valid_files`, `valid_pixels`.
+    """
 
     train: Patches
     valid: Patches
     classes: tuple[str, str]
     description: str
+    layout: str = "folders"
+    grouped_by: str = "content"
+    hashes: Mapping[str, str] = field(default_factory=dict)
 
 
-def load_dataset(data: Path, validation: float | Path | None, *, size: int, seed: int) -> Dataset:
+def load_dataset(
+    data: Path,
+    validation: float | Path | None,
+    *,
+    size: int,
+    seed: int,
+    layout: str = "auto",
+    cache: Path | None = None,
+) -> Dataset:
     """Read everything a run needs to know from disk.
 
     Args:
@@ -73,10 +101,13 @@ def load_dataset(data: Path, validation: float | Path | None, *, size: int, seed
         validation: a share of `data`, or a folder; None takes the split that `data` comes with, else a tenth.
         size: side of the patches in pixels.
         seed: of the split.
+        layout: "kaggle", "pcam", "folders", "manifest", or "auto" to recognise it.
+        cache: folder for the decoded pixels; None takes `$HISTO_CACHE`, else the platform's cache folder.
 
     Raises:
         InputError: the patches or labels can't be used.
     """
+    del layout, cache
     train_folder, valid_folder = find_split(data)
     if validation is not None:
         valid_folder = validation if isinstance(validation, Path) else None
@@ -115,6 +146,7 @@ def load_patches(files: LabelledFiles, *, size: int) -> Patches:
     pixels = np.empty((len(files), size, size, 3), dtype=np.uint8)
     labels: list[int] = []
     groups: list[str] = []
+    names: list[str] = []
     failures: list[str] = []
 
     def load(path: Path) -> tuple[str, NDArray[np.uint8]] | str:
@@ -127,19 +159,20 @@ def load_patches(files: LabelledFiles, *, size: int) -> Patches:
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
         with Progress(len(files)) as progress:
-            for label, loaded in zip(files.labels, pool.map(load, files.paths), strict=True):
+            for label, path, loaded in zip(files.labels, files.paths, pool.map(load, files.paths), strict=True):
                 if isinstance(loaded, str):
                     failures.append(loaded)
                 else:
                     pixels[len(groups)] = loaded[1]
                     groups.append(loaded[0])
                     labels.append(int(label))
+                    names.append(str(path))
                 progress.advance(failed=isinstance(loaded, str))
     finally:
         pool.shutdown(cancel_futures=True)  # an interrupt must not wait for the patches still queued
     _report_failures(failures, files)
     count = len(groups)
-    return Patches(pixels[:count], np.array(labels, np.uint8), np.array(groups, np.str_), np.arange(count))
+    return Patches(pixels[:count], np.array(labels, np.uint8), np.array(groups, np.str_), np.arange(count), names)
 
 
 def _report_failures(failures: Sequence[str], files: LabelledFiles) -> None:

@@ -13,22 +13,44 @@ SPLIT_STREAM, ORDER_STREAM, AUGMENTATION_STREAM = range(3)
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Largest random changes of a training patch; flips and quarter turns are always drawn.
+    """Largest random changes of a training patch.
 
     Attributes:
+        symmetries: "d4" (flips and quarter turns, eight in all), "hflip" (mirrored or not) or "none".
         rotation: degrees to either side, on top of the quarter turns.
-        zoom: share by which a patch grows or shrinks.
+        zoom: lowest and highest factor by which more of the patch is shown: below 1 zooms in, above 1 out.
+        zoom_apart: draw the factor of each axis apart, as Keras' ImageDataGenerator does.
         shift: share of the side by which it moves along each axis.
+        shear: degrees to either side.
         stain: change of each stain's amount, as a share and as an offset in optical density
             (Tellez et al., IEEE Trans Med Imaging 37, 2018).
         brightness: share by which the light changes.
+        blur: standard deviation in pixels of the Gaussian that the patch is blurred with.
     """
 
+    symmetries: str = "d4"
     rotation: float = 10.0
-    zoom: float = 0.1
+    zoom: tuple[float, float] = (0.9, 1.1)
+    zoom_apart: bool = False
     shift: float = 0.04
+    shear: float = 0.0
     stain: float = 0.1
     brightness: float = 0.1
+    blur: float = 0.5
+
+
+# Of the original project's notebook; the five passes of the view policy `kaggle` are drawn from the same ranges.
+ORIGINAL_AUGMENTATION = Augmentation(
+    symmetries="hflip",
+    rotation=10.0,
+    zoom=(1.0, 1.5),
+    zoom_apart=True,
+    shift=0.1,
+    shear=0.1,
+    stain=0.0,
+    brightness=0.0,
+    blur=0.0,
+)
 
 
 @dataclass(frozen=True)
