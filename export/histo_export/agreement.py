@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histo_runtime.card import ModelCard
-from histo_runtime.metrics import NORMAL_95, Interval, auc_difference, auc_interval
+from histo_runtime.metrics import Interval, auc_difference, auc_interval, wilson
 from histo_runtime.predictions import label_indices
 
 FP16_TOLERANCE = 5e-3  # of probability
@@ -136,11 +136,8 @@ def refusal(agreement: Agreement, precision: str) -> str:
 
 
 def upper_95(changed: int, patches: int) -> float:
-    """Upper end of the 95 % interval of a share: Wilson, J. Am. Stat. Assoc. 22, 1927."""
-    square = NORMAL_95**2
-    middle = changed + square / 2
-    spread = NORMAL_95 * math.sqrt(changed * (patches - changed) / patches + square / 4)
-    return (middle + spread) / (patches + square)
+    """Upper end of the 95 % interval of a share, by Wilson."""
+    return float(wilson(changed / patches, patches)[1])
 
 
 def without_nan(value: Any) -> Any:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from operator import eq
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -79,8 +79,8 @@ _FAILURES_SHOWN = 5
 @click.option(
     "--labels",
     metavar="CSV|folders",
-    help="True labels, for AUC, accuracy, sensitivity and specificity: a CSV with label and path or id, or the"
-    " name of the folder each patch lies in (0 and 1, or class names).",
+    help="True labels, for AUC, accuracy, sensitivity, specificity and calibration, with 95 % intervals: a CSV with"
+    " label and path or id, or the name of the folder each patch lies in (0 and 1, or class names).",
 )
 @click.option("--per-view", is_flag=True, help="Add a column view_<name> for each view.")
 @click.option("--max-failures", type=click.IntRange(0), help="Stop when more patches than this fail.  [default: never]")
@@ -239,9 +239,18 @@ def _report(summary: Summary, output: str, inform: Callable[[str], None], *, as_
     if as_json:
         click.echo(json.dumps(summary.to_dict(output)))
     elif summary.metrics:
-        for name, value in summary.metrics.items():
+        for line in _metric_lines(summary.metrics):
+            click.echo(line, err=output == STDOUT)
+
+
+def _metric_lines(metrics: Mapping[str, Any]) -> Iterator[str]:
+    """Write each figure with its 95 % interval."""
+    intervals = metrics.get("intervals", {})
+    for name, value in metrics.items():
+        if name != "intervals":
             text = f"{value:.4f}" if isinstance(value, float) else "-" if value is None else str(value)
-            click.echo(f"{name:<12} {text}", err=output == STDOUT)
+            ends = intervals.get(name)
+            yield f"{name:<17} {text}" + (f"  ({ends[0]:.4f} to {ends[1]:.4f})" if ends else "")
 
 
 def _print_check(check: Check) -> None:

@@ -303,6 +303,8 @@ def figures(folder: Path, table: Path, threshold: float) -> dict[str, float]:
         "accuracy": metrics.accuracy_score(truth, called),
         "sensitivity": metrics.recall_score(truth, called, pos_label=1),
         "specificity": metrics.recall_score(truth, called, pos_label=0),
+        "brier": metrics.brier_score_loss(truth, probability),
+        "nll": metrics.log_loss(truth, probability.astype(float)),
     }
 
 
@@ -324,8 +326,12 @@ def test_the_figures_against_labels_are_scikit_learns(
     assert 0 < expected["sensitivity"] < 1
     found = read_json(tmp_path / "predictions.run.json")["metrics"]
     assert {name: found[name] for name in expected} == pytest.approx(expected)
-    for name in ("auc", "accuracy", "sensitivity", "specificity"):
-        assert f"{expected[name]:.4f}" in result.stdout
+    lines = {line.split()[0]: line for line in result.stdout.splitlines()}
+    for name in ("auc", "accuracy", "sensitivity", "specificity", "brier", "nll"):
+        low, high = found["intervals"][name]
+        assert low <= expected[name] <= high
+        assert f"{expected[name]:.4f}  ({low:.4f} to {high:.4f})" in lines[name]
+    assert f"{found['ece']:.4f}" in lines["ece"]
 
 
 def test_the_figures_count_the_labels_that_stand_in_the_table(

@@ -1,17 +1,343 @@
-"""The two halves of the validation patches: one to tune by, one to report on."""
+"""What a trained network is worth: tuned on one half of the validation patches, reported on the other."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from histo_runtime.errors import InputError
+from histo_runtime.metrics import (
+    BinaryMetrics,
+    Confusion,
+    Interval,
+    ReliabilityBin,
+    RocCurve,
+    Temperature,
+    ThresholdSweep,
+    auc_difference,
+    auc_interval,
+    binary_metrics,
+    called_positive,
+    choose_threshold,
+    confusion,
+    fit_temperature,
+    mean_interval,
+    merged,
+    number_or_none,
+    reliability_bins,
+    roc_curve,
+    threshold_sweep,
+)
+from histo_runtime.progress import Progress
+from histo_runtime.scaling import scale
+from histo_runtime.views import POLICIES, apply_views
+
+POLICY, MERGE = "d4", "mean"  # what histo-export builds unless told otherwise; threshold and temperature belong to it
+VIEWS = POLICIES[POLICY]
+DEFAULT_RULE = "youden"
+SPLIT = "validation, the half that nothing was tuned on"
+_HALVES_STREAM = 3  # beside the streams of recipe.py
+_COUNTS = (1, 2, 4, 8)  # of views, in their order
+_CURVE_POINTS = 500  # more than a picture can show
+_CARD_DIGITS = 5
+
+
+class Taking(Protocol):
+    """Patches in rows."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, positions: Any, /) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Copy out pixels uint8 `[B, S, S, 3]` and labels uint8 `[B]`."""
+
+
+@dataclass(frozen=True)
+class ViewGain:
+    """What the first `views` views give, merged, and their gain over one view on the same patches.
+
+    Attributes:
+        auc, auc_gain: with 95 % intervals, that of the gain paired.
+        accuracy, accuracy_gain: at the threshold of all views.
+    """
+
+    views: int
+    auc: Interval
+    auc_gain: Interval
+    accuracy: float
+    accuracy_gain: Interval
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures for JSON."""
+        return {name: value.to_dict() if isinstance(value, Interval) else value for name, value in vars(self).items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What was tuned on one half of the patches, and the figures of the other.
+
+    Attributes:
+        tuned, reported: positions of the patches of each half.
+        labels, probability: of the reported patches, `[R]`; float32, every view merged at the temperature.
+        grouped_by: what never lies in both halves, and what intervals allow for: "slide", or "content".
+        groups: different ones among the tuned and the reported patches.
+        rule: by which the threshold was chosen.
+        metrics, at_threshold, gains, curve, sweep, reliability: of the reported patches.
+        uncalibrated: the same metrics at temperature 1, at one half.
+    """
+
+    tuned: NDArray[np.intp]
+    reported: NDArray[np.intp]
+    labels: NDArray[np.uint8]
+    probability: NDArray[np.float32]
+    grouped_by: str
+    groups: tuple[int, int]
+    rule: str
+    temperature: Temperature
+    metrics: BinaryMetrics
+    uncalibrated: BinaryMetrics
+    at_threshold: Confusion
+    gains: tuple[ViewGain, ...]
+    curve: RocCurve
+    sweep: ThresholdSweep
+    reliability: tuple[ReliabilityBin, ...]
+    uncalibrated_reliability: tuple[ReliabilityBin, ...]
+
+    @property
+    def threshold(self) -> float:
+        """Positive from here on; a float32."""
+        return self.at_threshold.threshold
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures for `metrics.json`; its schema stands in docs/training.md."""
+        return {
+            "schema": 1,
+            "split": SPLIT,
+            "views": list(VIEWS),
+            "merge": MERGE,
+            "grouped_by": self.grouped_by,
+            "intervals": "95 %: AUC by DeLong, shares by Wilson, means by the normal approximation"
+            if self.grouped_by == "content"
+            else "95 %, between groups: AUC by Obuchowski, shares by Wilson with design effects",
+            "tuned_on": {"n": len(self.tuned), "groups": self.groups[0]},
+            "reported_on": {"n": len(self.reported), "groups": self.groups[1]},
+            "temperature": {name: _jsonable(value) for name, value in self.temperature.to_dict().items()},
+            "threshold": {"rule": self.rule, "value": self.threshold},
+            "metrics": self.metrics.to_dict(),
+            "uncalibrated": self.uncalibrated.to_dict(),
+            "confusion": self.at_threshold.to_dict(),
+            "views_gain": [gain.to_dict() for gain in self.gains],
+            "roc": self.curve.to_dict(),
+            "thresholds": self.sweep.to_dict(),
+            "reliability": [found.to_dict() for found in self.reliability],
+            "uncalibrated_reliability": [found.to_dict() for found in self.uncalibrated_reliability],
+        }
+
+    def card_fields(self) -> dict[str, Any]:
+        """Return the fields of the model card that this decides: metrics, threshold, threshold_rule, temperature."""
+        figures = {name: getattr(self.metrics, name) for name in (*self.metrics.intervals, "ece")}
+        ends = {name: interval.ends or () for name, interval in self.metrics.intervals.items()}
+        return {
+            "metrics": tuple(
+                {
+                    "metric": name,
+                    "split": SPLIT,
+                    "n": self.metrics.n,
+                    "value": round(value, _CARD_DIGITS),
+                    "interval": [round(end, _CARD_DIGITS) for end in ends.get(name, ())] or None,
+                }
+                for name, value in figures.items()
+                if math.isfinite(value)
+            ),
+            "threshold": self.threshold,
+            "threshold_rule": f"{self.rule} on {len(self.tuned)} validation patches, views {POLICY}, merge {MERGE}",
+            "temperature": self.temperature.value,
+        }
+
 
 def halves(labels: NDArray[np.uint8], groups: NDArray[np.str_], seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Divide patches into two halves: stratified, no group in both."""
-    rng = np.random.default_rng([seed, 3])
-    _, first, group_of = np.unique(groups, return_index=True, return_inverse=True)
-    side = np.zeros(len(first), bool)
-    for label in (0, 1):
-        members = rng.permutation(np.flatnonzero(labels[first] == label))
-        side[members[: (len(members) + 1) // 2]] = True
-    return np.flatnonzero(side[group_of]), np.flatnonzero(~side[group_of])
+    """Divide N patches into a half to tune on and a half to report on: stratified, no group in both.
+
+    Groups go, the largest first and equals at random, to the half that has fewer of their classes so far.
+
+    Args:
+        labels: `[N]` in {0, 1}.
+        groups: `[N]`, slides, patients or content.
+        seed: the same seed divides the same patches alike.
+
+    Returns:
+        The positions of each, rising.
+
+    Raises:
+        InputError: the groups are too few for each half to have both classes.
+    """
+    names, codes = np.unique(groups, return_inverse=True)
+    counts = np.stack([np.bincount(codes.reshape(-1)[labels == label], minlength=len(names)) for label in (0, 1)], 1)
+    order = np.random.default_rng([seed, _HALVES_STREAM]).permutation(len(names))
+    order = order[np.argsort(-counts[order].sum(axis=1), kind="stable")]
+    shares = counts / np.maximum(counts.sum(axis=0), 1)
+    # The difference of the halves in shares of each class; a group goes where it makes the squares smaller.
+    difference = np.zeros(2)
+    in_report = np.zeros(len(names), bool)
+    for group in order:
+        in_report[group] = difference @ shares[group] > 0
+        difference += -shares[group] if in_report[group] else shares[group]
+    of_patch = in_report[codes.reshape(-1)]
+    found = np.flatnonzero(~of_patch), np.flatnonzero(of_patch)
+    if any(len(np.unique(labels[half])) < 2 for half in found):
+        raise InputError(
+            f"the {len(labels)} validation patches are of {len(names)} slides or other groups: too few for two halves"
+            " with both classes: validate on more of them"
+        )
+    return found
+
+
+def predict_views(
+    network: Any,
+    patches: Taking,
+    batch_size: int,
+    *,
+    scaling: str = "unit",
+    after_batch: Callable[[], None] = lambda: None,
+) -> NDArray[np.float32]:
+    """Logits of patches under the eight views of D4, float32 `[N, 8]`, by Keras.
+
+    Every patch is scored: eight times as long as a validation of one view, with the remaining time on stderr.
+
+    Args:
+        network: from scaled patches `[B, S, S, 3]` to logits `[B, 1]`.
+        patches: of the size that the network is to see.
+        batch_size: views computed at once.
+        scaling: from uint8 to the network's range.
+        after_batch: called after each batch; what it raises ends the work.
+    """
+    step = max(1, min(batch_size // len(VIEWS), len(patches)))
+    logits = np.empty((len(patches), len(VIEWS)), np.float32)
+    with Progress(len(patches), unit=f"validation patches under {len(VIEWS)} views") as progress:
+        for first in range(0, len(patches), step):
+            pixels = patches.take(slice(first, first + step))[0]
+            count = len(pixels)
+            # The last batch is filled up: a backend that compiles does so for each shape.
+            views = apply_views(VIEWS, np.resize(pixels, (step, *pixels.shape[1:])))
+            found = np.asarray(network.predict_on_batch(scale(views.reshape(-1, *pixels.shape[1:]), scaling)))
+            logits[first : first + count] = found.reshape(len(VIEWS), step).T[:count]
+            progress.advance(count)
+            after_batch()
+    return logits
+
+
+def evaluate(
+    logits: NDArray[np.float32],
+    labels: NDArray[np.uint8],
+    groups: NDArray[np.str_],
+    *,
+    seed: int,
+    rule: str = DEFAULT_RULE,
+    grouped_by: str = "content",
+) -> Evaluation:
+    """Tune temperature and threshold on one half of the validation patches, and report on the other.
+
+    Both belong to the eight views of D4 merged by mean, which histo-export builds unless told otherwise.
+
+    Args:
+        logits: of the eight views in their order, float32 `[N, 8]`, see `predict_views`.
+        labels: `[N]` in {0, 1}.
+        groups: `[N]`, for `halves`. Intervals allow for patches of a group being alike, unless no two share one.
+        seed: of `halves`.
+        rule: "youden" or "sensitivity=0.95".
+        grouped_by: what the groups are, "slide" or "content".
+
+    Raises:
+        InputError: too few groups, or a logit that is not a number.
+        UsageError: no such rule.
+    """
+    tuned, reported = halves(labels, groups, seed)
+    temperature = fit_temperature(labels[tuned], logits[tuned])
+    probability = merged(logits, temperature.value)
+    threshold = choose_threshold(labels[tuned], probability[tuned], rule)
+    truth, said, unfitted = labels[reported], probability[reported], merged(logits[reported], 1.0)
+    within = groups[reported]
+    alike = within if len(np.unique(within)) < len(within) else None
+    return Evaluation(
+        tuned=tuned,
+        reported=reported,
+        labels=truth,
+        probability=said,
+        grouped_by=grouped_by,
+        groups=(len(np.unique(groups[tuned])), len(np.unique(within))),
+        rule=rule,
+        temperature=temperature,
+        metrics=binary_metrics(truth, said, threshold, alike),
+        uncalibrated=binary_metrics(truth, unfitted, 0.5, alike),
+        at_threshold=confusion(truth, said, threshold, alike),
+        gains=view_gains(logits[reported], truth, alike, temperature=temperature.value, threshold=threshold),
+        curve=roc_curve(truth, said, alike, points=_CURVE_POINTS),
+        sweep=threshold_sweep(truth, said, alike),
+        reliability=reliability_bins(truth, said, alike),
+        uncalibrated_reliability=reliability_bins(truth, unfitted, alike),
+    )
+
+
+def view_gains(
+    logits: NDArray[np.float32],
+    labels: NDArray[np.uint8],
+    groups: NDArray[np.str_] | None,
+    *,
+    temperature: float,
+    threshold: float,
+) -> tuple[ViewGain, ...]:
+    """Compare the first 1, 2, 4 and 8 views of logits `[N, V]` with the first one, on the same patches."""
+    found = []
+    one = merged(logits[:, :1], temperature)
+    for count in _COUNTS:
+        some = merged(logits[:, :count], temperature)
+        hits, hits_of_one = (called_positive(said, threshold) == (labels == 1) for said in (some, one))
+        change = hits.astype(np.float64) - hits_of_one
+        found.append(
+            ViewGain(
+                views=count,
+                auc=auc_interval(labels, some, groups),
+                auc_gain=auc_difference(labels, one, some, groups),
+                accuracy=float(hits.mean()),
+                accuracy_gain=mean_interval(change, groups, lowest=-1.0),
+            )
+        )
+    return tuple(found)
+
+
+def worst_mistakes(evaluation: Evaluation, count: int) -> NDArray[np.intp]:
+    """Positions in the reported half of the patches that were wrong with the greatest certainty, the worst first.
+
+    How wrong: the distance of the probability from the threshold, as a share of the way to 0 or 1.
+    """
+    said, threshold = evaluation.probability.astype(np.float64), evaluation.threshold
+    called = called_positive(said, threshold)
+    way = np.where(called, (said - threshold) / max(1 - threshold, 1e-9), (threshold - said) / max(threshold, 1e-9))
+    wrong = np.flatnonzero(called != (evaluation.labels == 1))
+    return wrong[np.argsort(-way[wrong], kind="stable")][:count]
+
+
+def summary(evaluation: Evaluation) -> Sequence[tuple[str, str]]:
+    """The figures in words, for a person at the terminal: heading and text."""
+    metrics = evaluation.metrics
+    lines = [(name, f"{getattr(metrics, name):.4f}{_ends(interval)}") for name, interval in metrics.intervals.items()]
+    last = evaluation.gains[-1]
+    return [
+        *lines,
+        ("ece", f"{metrics.ece:.4f}  (a calibrated model: {metrics.ece_if_calibrated:.4f})"),
+        ("temperature", f"{evaluation.temperature.value:g}"),
+        ("threshold", f"{evaluation.threshold:.4f} by {evaluation.rule}"),
+        (f"{last.views} views", f"{last.auc_gain.value:+.4f} of AUC over one{_ends(last.auc_gain, '+')}"),
+    ]
+
+
+def _ends(interval: Interval, sign: str = "") -> str:
+    return "" if interval.ends is None else f"  ({interval.low:{sign}.4f} to {interval.high:{sign}.4f})"
+
+
+def _jsonable(value: float | str) -> float | str | None:
+    return value if isinstance(value, str) else number_or_none(value)
