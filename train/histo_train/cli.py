@@ -146,8 +146,9 @@ def train(
     """Train the VGG19 patch classifier on DATA and write it to MODEL (.h5 or .keras, default model.h5).
 
     DATA is a folder with one subfolder of 96x96 images for each of two classes (the second in the alphabet is
-    the positive one; 0 and 1 stand for normal and tumour), or the Kaggle layout: train_labels.csv with id,label
-    beside train/. Equal images never end up on both sides of the split.
+    the positive one; 0 and 1 stand for normal and tumour), the Kaggle layout (train_labels.csv with id,label beside
+    train/), a folder with PatchCamelyon's HDF5 pairs (train_x.h5, train_y.h5, valid_x.h5, ...), or a CSV file with
+    path,label and perhaps group. Equal images, and those of one group, never end up on both sides of the split.
 
     The weights with the highest validation AUC are saved, as a plain VGG19 that takes pixels / 255;
     histo-export makes the ONNX file of it. What else a run writes goes into the folder MODEL.training. A run that
@@ -269,8 +270,7 @@ def _table(trained: Mapping[str, Any]) -> str:
         "parameters": f"{trained['parameters']:,}",
         "epochs": trained["epochs"],
         "best epoch": trained["best_epoch"],
-        "validation AUC": f"{trained['validation']['auc']:.4f}",
-        "validation accuracy": f"{trained['validation']['accuracy']:.4f}",
+        **trained["summary"],
         "images/s": f"{trained['images_per_second']:.1f}",
         "duration": duration(trained["seconds"]),
     }

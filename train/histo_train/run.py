@@ -16,22 +16,29 @@ from histo_runtime.errors import OutputError
 from histo_runtime.files import written_aside
 from histo_runtime.keras_card import write_keras_card
 from histo_runtime.lock import locked
-from histo_runtime.metrics import BinaryMetrics, binary_metrics
-from histo_runtime.views import POLICIES, activate
 from histo_train.checkpoint import read_state
-from histo_train.data import Dataset, Patches, colour_statistics
-from histo_train.evaluate import halves
-from histo_train.fit import SCALING, THRESHOLD, Training, predict_logits
+from histo_train.data import Dataset, Patches, colour_statistics, write_split
+from histo_train.evaluate import MERGE, POLICY, VIEWS, Evaluation, evaluate, halves, predict_views, summary
+from histo_train.fit import SCALING, Training
 from histo_train.hardware import bfloat16_pays
 from histo_train.history import Epoch, best_epoch, write_history
 from histo_train.interrupt import Interrupts, noted
 from histo_train.model import Weights, build_classifier, build_network, folded_weights, plain_network, set_weights
 from histo_train.recipe import IMAGENET, PATCH_SIZE, RANDOM, Recipe
-from histo_train.run_folder import HISTORY, RECORD, UNFINISHED, CheckpointKeeper, RunFolder, check_same, resume_line
+from histo_train.run_folder import (
+    HISTORY,
+    METRICS,
+    RECORD,
+    SPLIT,
+    UNFINISHED,
+    CheckpointKeeper,
+    RunFolder,
+    check_same,
+    resume_line,
+)
 from histo_train.run_record import Options, begun, finished, now, settings, versions
 from histo_train.weights import imagenet_weights, read_weights
 
-_EXPORT_POLICY, _EXPORT_MERGE = "d4", "mean"  # what histo-export builds unless told otherwise
 _CHECKPOINT_SECONDS = 300.0  # of training that a crash within an epoch may cost
 _MODEL_BYTES = 100_000_000  # of the file that is written in the end, generously
 
@@ -44,7 +51,7 @@ class Trained:
     parameters: int
     epochs: int
     best: Epoch
-    validation: BinaryMetrics
+    evaluation: Evaluation
     images_per_second: float
     seconds: float
 
@@ -55,7 +62,8 @@ class Trained:
             "parameters": self.parameters,
             "epochs": self.epochs,
             "best_epoch": self.best.epoch,
-            "validation": self.validation.to_dict(),
+            "validation": self.evaluation.metrics.to_dict(),
+            "summary": dict(summary(self.evaluation)),
             "images_per_second": round(self.images_per_second, 2),
             "seconds": round(self.seconds, 1),
         }
@@ -78,38 +86,23 @@ def train_classifier(
         KeyboardInterrupt: the run was asked to stop; its text says how to go on.
     """
     folder = RunFolder(target)
+    valid = dataset.valid
     with locked(target), noted() as interrupts:
-        tune, held_out = _validation_halves(dataset, recipe.seed)
-        training, network = _training(dataset.train, tune, recipe, options.weights)
+        tuned, _ = halves(valid.labels[valid.rows], valid.groups[valid.rows], recipe.seed)
+        training, network = _training(dataset.train, valid.only(tuned), recipe, options.weights)
         record = _begin(folder, dataset, recipe, options, training)
-        _train(training, folder, record, interrupts, report)
-        classifier_weights = folded_weights(network)
-        validation = _validation_figures(classifier_weights, held_out, recipe)
-        best = best_epoch(training.epochs, recipe.select)
-        assert best is not None  # the last epoch ends with full patches
-        classifier = build_classifier(classifier_weights)
-        card = _card(dataset, validation, name=target.stem)
-        with written_aside(target) as temporary:
-            classifier.save(str(temporary))
-            write_keras_card(temporary, card)
-        trained = Trained(
-            model=target,
-            parameters=classifier.count_params(),
-            epochs=len(training.epochs),
-            best=best,
-            validation=validation,
-            images_per_second=training.epochs[-1].images / sum(epoch.seconds for epoch in training.epochs),
-            seconds=sum(epoch.seconds for epoch in training.epochs),
-        )
+        try:
+            _train(training, folder, interrupts, report)
+            weights = folded_weights(network)
+            evaluation = _evaluate(weights, dataset, recipe, options, interrupts)
+        except KeyboardInterrupt as interrupt:
+            line = resume_line(record["command"])
+            raise KeyboardInterrupt(f"{interrupt or 'interrupted'}: go on with {line}") from interrupt
+        trained = _write(weights, dataset, training, evaluation, recipe, target)
+        folder.write_json(METRICS, evaluation.to_dict())
         folder.write_json(RECORD, finished(record, trained.to_dict(), training.epochs))
         folder.checkpoint.unlink(missing_ok=True)
         return trained
-
-
-def _validation_halves(dataset: Dataset, seed: int) -> tuple[Patches, Patches]:
-    valid = dataset.valid
-    tune, held_out = halves(valid.labels[valid.rows], valid.groups[valid.rows], seed)
-    return valid.only(tune), valid.only(held_out)
 
 
 def _training(train: Patches, tune: Patches, recipe: Recipe, weights: str) -> tuple[Training, Any]:
@@ -130,6 +123,7 @@ def _begin(folder: RunFolder, dataset: Dataset, recipe: Recipe, options: Options
         folder.check_room(2 * checkpoint_bytes + _MODEL_BYTES)
         record = begun(folder.model, dataset, fixed, options)
         folder.begin(record)
+        write_split(dataset, folder.path / SPLIT)
         return record
     check_same(before["settings"], fixed, folder)
     folder.check_room(checkpoint_bytes + _MODEL_BYTES)
@@ -141,13 +135,7 @@ def _begin(folder: RunFolder, dataset: Dataset, recipe: Recipe, options: Options
     return record
 
 
-def _train(
-    training: Training,
-    folder: RunFolder,
-    record: dict[str, Any],
-    interrupts: Interrupts,
-    report: Callable[[Training], None],
-) -> None:
+def _train(training: Training, folder: RunFolder, interrupts: Interrupts, report: Callable[[Training], None]) -> None:
     def end_of_epoch(training: Training) -> None:
         report(training)
         try:
@@ -155,18 +143,53 @@ def _train(
         except OutputError as error:
             say(f"{error}: the training goes on")
 
-    try:
-        training.run(end_of_epoch, CheckpointKeeper(folder, _CHECKPOINT_SECONDS), interrupts)
-    except KeyboardInterrupt as interrupt:
-        line = resume_line(record["command"])
-        raise KeyboardInterrupt(f"{interrupt or 'interrupted'}: go on with {line}") from interrupt
+    training.run(end_of_epoch, CheckpointKeeper(folder, _CHECKPOINT_SECONDS), interrupts)
     write_history(folder.path / HISTORY, training.epochs)
 
 
-def _validation_figures(weights: Weights, held_out: Patches, recipe: Recipe) -> BinaryMetrics:
-    """Judge the weights as they are saved, in float32, by patches that nothing was chosen by."""
-    logits = predict_logits(plain_network(weights), held_out, recipe.batch_size, PATCH_SIZE)
-    return binary_metrics(held_out.labels[held_out.rows], activate(logits, "sigmoid"), THRESHOLD)
+def _evaluate(
+    weights: Weights, dataset: Dataset, recipe: Recipe, options: Options, interrupts: Interrupts
+) -> Evaluation:
+    """Judge the weights as they are saved, in float32, under the views that histo-export builds."""
+    valid = dataset.valid
+
+    def stop_when_asked() -> None:
+        if interrupts.asked:
+            raise KeyboardInterrupt("interrupted while it was evaluating")
+
+    logits = predict_views(plain_network(weights), valid, recipe.batch_size, after_batch=stop_when_asked)
+    return evaluate(
+        logits,
+        valid.labels[valid.rows],
+        valid.groups[valid.rows],
+        seed=recipe.seed,
+        rule=options.threshold_rule,
+        grouped_by=dataset.grouped_by,
+    )
+
+
+def _write(
+    weights: Weights, dataset: Dataset, training: Training, evaluation: Evaluation, recipe: Recipe, target: Path
+) -> Trained:
+    classifier = build_classifier(weights)
+    card = _card(dataset, evaluation, name=target.stem)
+    with written_aside(target) as temporary:
+        classifier.save(str(temporary))
+        write_keras_card(temporary, card)
+    epochs = training.epochs
+    best = best_epoch(epochs, recipe.select)
+    if best is None:
+        raise ValueError("no epoch ended with full patches")  # every recipe's last step takes them
+    seconds = sum(epoch.seconds for epoch in epochs)
+    return Trained(
+        model=target,
+        parameters=classifier.count_params(),
+        epochs=len(epochs),
+        best=best,
+        evaluation=evaluation,
+        images_per_second=epochs[-1].images / max(seconds, 1e-9),
+        seconds=seconds,
+    )
 
 
 def _is_mixed() -> bool:
@@ -186,8 +209,7 @@ def _start_weights(weights: str) -> Weights:
     return imagenet_weights() if weights == IMAGENET else read_weights(Path(weights))
 
 
-def _card(dataset: Dataset, validation: BinaryMetrics, *, name: str) -> ModelCard:
-    figures = {"AUC": validation.auc, "accuracy": validation.accuracy}
+def _card(dataset: Dataset, evaluation: Evaluation, *, name: str) -> ModelCard:
     return ModelCard(
         name=name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -196,15 +218,11 @@ def _card(dataset: Dataset, validation: BinaryMetrics, *, name: str) -> ModelCar
         scaling=SCALING,
         classes=dataset.classes,
         activation="sigmoid",
-        threshold=THRESHOLD,
         label_rule=default_label_rule("sigmoid"),
         colour=colour_statistics(dataset.train),
-        policy=_EXPORT_POLICY,
-        views=POLICIES[_EXPORT_POLICY],
-        merge=_EXPORT_MERGE,
-        metrics=tuple(
-            {"metric": metric, "split": "validation", "n": validation.n, "value": value, "interval": None}
-            for metric, value in figures.items()
-        ),
+        policy=POLICY,
+        views=VIEWS,
+        merge=MERGE,
         data=dataset.description,
+        **evaluation.card_fields(),
     )
