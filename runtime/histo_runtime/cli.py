@@ -78,9 +78,9 @@ _FAILURES_SHOWN = 5
 )
 @click.option(
     "--labels",
-    metavar="CSV|folders",
+    metavar="CSV|H5|folders",
     help="True labels, for AUC, accuracy, sensitivity, specificity and calibration, with 95 % intervals: a CSV with"
-    " label and path or id, or the name of the folder each patch lies in (0 and 1, or class names).",
+    " label and path or id, PCam's *_y.h5, or the name of the folder each patch lies in (0 and 1, or class names).",
 )
 @click.option("--per-view", is_flag=True, help="Add a column view_<name> for each view.")
 @click.option("--max-failures", type=click.IntRange(0), help="Stop when more patches than this fail.  [default: never]")

@@ -89,7 +89,7 @@ def test_closing_early_leaves_no_thread() -> None:
     batches = training_batches(numbered(), seed=0, epoch=1, batch_size=1, augmentation=Augmentation())
     next(batches)
     assert threads()
-    batches.close()  # type: ignore[attr-defined]
+    batches.close()
     assert not threads()
 
 

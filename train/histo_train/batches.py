@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from queue import Empty, Full, Queue
 
 import numpy as np
@@ -32,7 +32,7 @@ def training_batches(
     batch_size: int,
     augmentation: Augmentation,
     first_step: int = 0,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Yield the batches of an epoch in random order; what is in them depends on seed, epoch and step alone.
 
     Args:
