@@ -223,18 +223,18 @@ def _check_weights(weights: str) -> None:
 
 
 def _check_keras() -> None:
-    """Look for Keras and its backend before the patches are read, which can take minutes.
+    """Look for Keras, its backend and what else is needed before the patches are read, which can take minutes.
 
     Raises:
-        MissingExtraError: Keras is not installed.
+        MissingExtraError: a package is not installed.
         HistoError: the backend that KERAS_BACKEND names is not.
     """
     backend = os.environ.get("KERAS_BACKEND", "tensorflow")
-    for package in ("keras", backend):
+    for package in ("keras", "h5py", "matplotlib", backend):
         if importlib.util.find_spec(package) is None:
-            if package in ("keras", "tensorflow"):
-                raise missing_extra(package, "train", "histo-train")
-            raise HistoError(f"KERAS_BACKEND={backend} needs {package}: pip install {package}")
+            if package in ("jax", "torch"):
+                raise HistoError(f"KERAS_BACKEND={backend} needs {package}: pip install {package}")
+            raise missing_extra(package, "train", "histo-train")
 
 
 def _import_keras() -> None:

@@ -169,7 +169,7 @@ class Training:
             first_step=at.step,
         )
         images, done = self._steps * self._batch, at.step * self._batch
-        with closing(batches), Progress(images, done=done, unit=f"images of epoch {at.epoch}") as progress:  # type: ignore[type-var]
+        with closing(batches), Progress(images, done=done, unit=f"images of epoch {at.epoch}") as progress:
             for batch in batches:
                 started = time.monotonic()
                 self._train_step(*batch)

@@ -22,6 +22,7 @@ Weights = Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]]
 BLOCKS = ((2, 64), (2, 128), (4, 256), (4, 512), (4, 512))
 DENSE = "probability"
 DROPOUT = 0.5
+_HEAD = 0.01  # of the dense unit's first weights, as in Simonyan and Zisserman: it starts from not knowing
 # Runs are short (a few hundred steps in a demo), so the running statistics must follow within tens of steps.
 _BN_MOMENTUM = 0.9
 
@@ -67,7 +68,10 @@ def build_network(*, batch_normalisation: bool, mixed: bool = False) -> Any:
         maps = layers.MaxPooling2D(name=f"block{block}_pool", dtype=dtype)(maps)
     features = layers.GlobalAveragePooling2D(dtype="float32")(maps)
     features = layers.Dropout(DROPOUT, dtype="float32")(features)
-    return keras.Model(inputs, layers.Dense(1, name=DENSE, dtype="float32")(features), name="training")
+    head = layers.Dense(
+        1, kernel_initializer=keras.initializers.RandomNormal(stddev=_HEAD), name=DENSE, dtype="float32"
+    )
+    return keras.Model(inputs, head(features), name="training")
 
 
 def plain_network(weights: Weights) -> Any:

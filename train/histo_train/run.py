@@ -24,8 +24,10 @@ from histo_train.hardware import bfloat16_pays
 from histo_train.history import Epoch, best_epoch, write_history
 from histo_train.interrupt import Interrupts, noted
 from histo_train.model import Weights, build_classifier, build_network, folded_weights, plain_network, set_weights
+from histo_train.pictures import draw
 from histo_train.recipe import IMAGENET, PATCH_SIZE, RANDOM, Recipe
 from histo_train.run_folder import (
+    AUGMENTATION,
     HISTORY,
     METRICS,
     RECORD,
@@ -37,6 +39,7 @@ from histo_train.run_folder import (
     resume_line,
 )
 from histo_train.run_record import Options, begun, finished, now, settings, versions
+from histo_train.sheet import write_augmentation_sheet
 from histo_train.weights import imagenet_weights, read_weights
 
 _CHECKPOINT_SECONDS = 300.0  # of training that a crash within an epoch may cost
@@ -100,6 +103,7 @@ def train_classifier(
             raise KeyboardInterrupt(f"{interrupt or 'interrupted'}: go on with {line}") from interrupt
         trained = _write(weights, dataset, training, evaluation, recipe, target)
         folder.write_json(METRICS, evaluation.to_dict())
+        draw(folder.path, evaluation, [epoch.to_dict() for epoch in training.epochs], valid, dataset.classes)
         folder.write_json(RECORD, finished(record, trained.to_dict(), training.epochs))
         folder.checkpoint.unlink(missing_ok=True)
         return trained
@@ -124,6 +128,8 @@ def _begin(folder: RunFolder, dataset: Dataset, recipe: Recipe, options: Options
         record = begun(folder.model, dataset, fixed, options)
         folder.begin(record)
         write_split(dataset, folder.path / SPLIT)
+        sheet = folder.path / AUGMENTATION
+        write_augmentation_sheet(dataset.train, recipe.augmentation, seed=recipe.seed, path=sheet)
         return record
     check_same(before["settings"], fixed, folder)
     folder.check_room(checkpoint_bytes + _MODEL_BYTES)

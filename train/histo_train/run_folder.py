@@ -17,7 +17,8 @@ from histo_runtime.files import check_output, written_aside
 from histo_train.checkpoint import State, remove_leavings, write_state
 
 FINISHED, UNFINISHED = "finished", "unfinished"
-CHECKPOINT, RECORD, HISTORY, SPLIT, METRICS = "checkpoint.npz", "run.json", "history.csv", "split.csv", "metrics.json"
+CHECKPOINT, RECORD, HISTORY = "checkpoint.npz", "run.json", "history.csv"
+SPLIT, METRICS, AUGMENTATION = "split.csv", "metrics.json", "augmentation.png"
 _SUFFIX = ".training"
 _NAMED_DIFFERENCES = 5
 
