@@ -46,8 +46,8 @@ def test_learning_rate_rises_once_and_falls_once_within_each_stage(total: int, r
 def test_learning_rate_reaches_its_height_and_ends_near_nothing() -> None:
     (stage,) = FULL.stages(400)
     rates = [FULL.rate_at(step, stage) for step in range(400)]
-    assert max(rates) == pytest.approx(1e-3)
-    assert rates[-1] < 0.01 * 1e-3
+    assert max(rates) == pytest.approx(FULL.learning_rate)
+    assert rates[-1] < 0.01 * FULL.learning_rate
 
 
 def test_original_is_the_notebook() -> None:
@@ -68,7 +68,7 @@ def test_originals_learning_rate_decays_as_in_keras_2(step: int) -> None:
 def test_a_pretrained_start_takes_smaller_steps_and_no_normalisation() -> None:
     pretrained, random = (DEFAULT.with_options(random_start=start) for start in (False, True))
     assert (pretrained.learning_rate, pretrained.batch_normalisation) == (1e-4, False)
-    assert (random.learning_rate, random.batch_normalisation) == (1e-3, True)
+    assert (random.learning_rate, random.batch_normalisation) == (5e-4, True)
 
 
 def test_options_change_what_they_name_and_nothing_else() -> None:

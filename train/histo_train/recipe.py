@@ -160,12 +160,12 @@ class Recipe:
         return rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-# What served best in our trials on PatchCamelyon from random weights.
+# On PatchCamelyon from random weights 5e-4 was well ahead of 1e-3 after the first few thousand images of 48 pixels.
 DEFAULT = Recipe(
     name="default",
     epochs=12,
     batch_size=32,
-    learning_rate=1e-3,
+    learning_rate=5e-4,
     pretrained_learning_rate=1e-4,
     optimizer="adamw",
     weight_decay=1e-2,
@@ -173,7 +173,7 @@ DEFAULT = Recipe(
     warm_up=0.05,
     cosine=True,
     label_smoothing=0.05,
-    average=0.998,
+    average=0.995,
     batch_normalisation=True,
     crop=48,
     crop_share=0.75,
