@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -164,6 +166,13 @@ class TestDataset:
         assert all((row["label"] == "tumour") == ("/1/" in row["path"]) for row in rows)
         assert [row["split"] for row in rows].count("valid") == len(dataset.valid) == 4
         assert len({row["group"] for row in rows}) == 20
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+    def test_file_names_that_are_not_utf8_are_written_with_the_bytes_shown(self, folders: Path, tmp_path: Path) -> None:
+        odd = os.fsdecode(b"old\xff.png")
+        (folders / "0" / "patch0.png").rename(folders / "0" / odd)
+        write_split(load_dataset(folders, 0.2, size=96, seed=0), tmp_path / "split.csv")
+        assert "old\\xff.png" in (tmp_path / "split.csv").read_text()
 
     def test_hashes_tell_pixels_and_labels_but_not_where_they_lie(self, folders: Path, tmp_path: Path) -> None:
         before = load_dataset(folders, 0.2, size=96, seed=0).hashes

@@ -16,6 +16,7 @@ from histo_runtime.command import say
 from histo_runtime.errors import InputError
 from histo_runtime.files import written_aside
 from histo_runtime.names import Names
+from histo_runtime.results import table_name
 from histo_train.labelled import LabelledPatches, Listed, enumeration
 from histo_train.layouts import AUTO, find_split
 from histo_train.patch_store import PixelMap, StoredPatches, open_store
@@ -243,7 +244,7 @@ def write_split(dataset: Dataset, path: Path) -> None:
         for part, patches in (("train", dataset.train), ("valid", dataset.valid)):
             for row in patches.rows.tolist():
                 label = dataset.classes[patches.labels[row]]
-                writer.writerow((patches.names[row], label, patches.groups[row], part))
+                writer.writerow((table_name(patches.names[row]), label, patches.groups[row], part))
 
 
 def colour_statistics(patches: Patches) -> dict[str, Any]:

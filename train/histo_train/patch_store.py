@@ -272,7 +272,7 @@ def _write(folder: Path, listed: Listed, size: int) -> None:
         first = next(iter(failures))
         raise InputError(
             f"{listed.source}: {len(failures)} of {len(listed)} patches can't be used,"
-            f" more than {_FAILED_AT_MOST:.0%}: mend or remove them; the first is"
+            f" more than {_FAILED_AT_MOST:.0%}: mend or remove them ({size}x{size} pixels are needed); the first is"
             f" {_name(listed, first)}: {failures[first]}"
         )
     with (folder / _INDEX).open("wb") as file:
