@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -33,6 +34,20 @@ class TestPixels:
         order = sorted(range(20), key=lambda index: (index % 2, f"patch{index}.png"))
         np.testing.assert_array_equal(pixels, drawn[order])
         np.testing.assert_array_equal(loaded, labels[order])
+
+    def test_labels_and_names_stay_with_their_pixels_when_a_patch_is_left_out(self, kaggle: Path) -> None:
+        (kaggle / "train" / "p3.tif").write_text("no image")
+        for index in range(20, 110):
+            shutil.copy(kaggle / "train" / f"p{index % 2}.tif", kaggle / "train" / f"p{index}.tif")
+        rows = "".join(f"p{index},{index % 2}\n" for index in range(110))
+        (kaggle / "train_labels.csv").write_text("id,label\n" + rows)
+        patches = load_patches(find_split(kaggle).train, size=96)
+        numbers = [int(Path(patches.name(position)).stem[1:]) for position in range(len(patches))]
+        pixels, labels = patches.take(slice(None))
+        drawn = synthetic_patches(20)[0]
+        assert sorted(numbers) == [number for number in range(110) if number != 3]
+        assert labels.tolist() == [number % 2 for number in numbers]
+        np.testing.assert_array_equal(pixels, drawn[[n if n < 20 else n % 2 for n in numbers]])
 
     def test_colour_statistics_are_those_of_every_fourth_row_and_column(self) -> None:
         pixels, labels = synthetic_patches(300)

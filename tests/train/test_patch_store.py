@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -185,6 +186,17 @@ def test_a_map_that_becomes_shorter_under_a_run_is_an_error_and_no_crash(tmp_pat
     path.write_bytes(bytes(2 * 27))
     with pytest.raises(OSError, match="has become shorter"):
         pixels[np.array([3])]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="reads by position are not there")
+def test_rows_are_whole_when_the_system_reads_less_than_it_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = np.arange(4 * 27, dtype=np.uint8).reshape(4, 3, 3, 3)
+    (tmp_path / "pixels.u8").write_bytes(rows.tobytes())
+    plain = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda file, views, offset: plain(file, [views[0][:10]], offset))
+    np.testing.assert_array_equal(PixelMap(tmp_path / "pixels.u8", 4, 3)[np.array([2, 3, 1])], rows[[2, 3, 1]])
 
 
 def test_cache_is_where_the_user_says(cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
