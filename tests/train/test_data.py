@@ -146,6 +146,13 @@ class TestGivenSplits:
         with pytest.raises(InputError, match="1 groups .*: s2"):
             load_dataset(train, valid, size=96, seed=0)
 
+    def test_a_given_split_is_by_slide_only_when_the_slides_of_both_parts_are_known(self, tmp_path: Path) -> None:
+        train = write_manifest(tmp_path / "a.csv", 4, groups=["s1", "s2", "s1", "s2"], seed=1)
+        known = write_manifest(tmp_path / "b.csv", 4, groups=["s3", "s3", "s4", "s4"], seed=2)
+        unknown = write_manifest(tmp_path / "c.csv", 4, seed=3)
+        sides = [load_dataset(train, valid, size=96, seed=0).grouped_by for valid in (known, unknown)]
+        assert sides == ["slide", "content"]
+
     def test_test_patch_that_is_trained_on_is_refused(self, tmp_path: Path) -> None:
         for seed, part in enumerate(("train", "valid", "test")):
             write_folders(tmp_path / part, 4, seed=seed)

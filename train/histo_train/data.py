@@ -143,6 +143,7 @@ def load_dataset(
         _check_apart(loaded, other)
         train, valid = loaded.patches, other.patches
         origin = f"{given.train.layout} layout, validation patches given apart"
+        grouped_by = CONTENT if other.given is None else grouped_by
         hashes, used = loaded.hashes | other.hashes, np.concatenate([loaded.content, other.content])
     if given.test is not None:
         _check_unseen(used, open_store(given.test, size=size, cache=cache), given.test.source)
