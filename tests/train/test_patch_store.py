@@ -20,7 +20,8 @@ from histo_runtime.synthetic import synthetic_patches
 from histo_train import patch_store
 from histo_train.labelled import Listed
 from histo_train.layouts import find_split
-from histo_train.patch_store import PixelMap, cache_folder, open_store
+from histo_train.patch_store import cache_folder, open_store
+from histo_train.pixel_map import PixelMap
 from tests.train.conftest import write_folders
 
 

@@ -19,7 +19,8 @@ from histo_runtime.names import Names
 from histo_runtime.results import table_name
 from histo_train.labelled import LabelledPatches, Listed, enumeration
 from histo_train.layouts import AUTO, find_split
-from histo_train.patch_store import PixelMap, StoredPatches, open_store
+from histo_train.patch_store import StoredPatches, open_store
+from histo_train.pixel_map import PixelMap
 from histo_train.recipe import SPLIT_STREAM
 from histo_train.split import content_groups, held_out, joined_groups
 
