@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import os
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +34,20 @@ class TestPixels:
         order = sorted(range(20), key=lambda index: (index % 2, f"patch{index}.png"))
         np.testing.assert_array_equal(pixels, drawn[order])
         np.testing.assert_array_equal(loaded, labels[order])
+
+    def test_labels_and_names_stay_with_their_pixels_when_a_patch_is_left_out(self, kaggle: Path) -> None:
+        (kaggle / "train" / "p3.tif").write_text("no image")
+        for index in range(20, 110):
+            shutil.copy(kaggle / "train" / f"p{index % 2}.tif", kaggle / "train" / f"p{index}.tif")
+        rows = "".join(f"p{index},{index % 2}\n" for index in range(110))
+        (kaggle / "train_labels.csv").write_text("id,label\n" + rows)
+        patches = load_patches(find_split(kaggle).train, size=96)
+        numbers = [int(Path(patches.name(position)).stem[1:]) for position in range(len(patches))]
+        pixels, labels = patches.take(slice(None))
+        drawn = synthetic_patches(20)[0]
+        assert sorted(numbers) == [number for number in range(110) if number != 3]
+        assert labels.tolist() == [number % 2 for number in numbers]
+        np.testing.assert_array_equal(pixels, drawn[[n if n < 20 else n % 2 for n in numbers]])
 
     def test_colour_statistics_are_those_of_every_fourth_row_and_column(self) -> None:
         pixels, labels = synthetic_patches(300)
@@ -129,6 +146,13 @@ class TestGivenSplits:
         with pytest.raises(InputError, match="1 groups .*: s2"):
             load_dataset(train, valid, size=96, seed=0)
 
+    def test_a_given_split_is_by_slide_only_when_the_slides_of_both_parts_are_known(self, tmp_path: Path) -> None:
+        train = write_manifest(tmp_path / "a.csv", 4, groups=["s1", "s2", "s1", "s2"], seed=1)
+        known = write_manifest(tmp_path / "b.csv", 4, groups=["s3", "s3", "s4", "s4"], seed=2)
+        unknown = write_manifest(tmp_path / "c.csv", 4, seed=3)
+        sides = [load_dataset(train, valid, size=96, seed=0).grouped_by for valid in (known, unknown)]
+        assert sides == ["slide", "content"]
+
     def test_test_patch_that_is_trained_on_is_refused(self, tmp_path: Path) -> None:
         for seed, part in enumerate(("train", "valid", "test")):
             write_folders(tmp_path / part, 4, seed=seed)
@@ -164,6 +188,13 @@ class TestDataset:
         assert all((row["label"] == "tumour") == ("/1/" in row["path"]) for row in rows)
         assert [row["split"] for row in rows].count("valid") == len(dataset.valid) == 4
         assert len({row["group"] for row in rows}) == 20
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+    def test_file_names_that_are_not_utf8_are_written_with_the_bytes_shown(self, folders: Path, tmp_path: Path) -> None:
+        odd = os.fsdecode(b"old\xff.png")
+        (folders / "0" / "patch0.png").rename(folders / "0" / odd)
+        write_split(load_dataset(folders, 0.2, size=96, seed=0), tmp_path / "split.csv")
+        assert "old\\xff.png" in (tmp_path / "split.csv").read_text()
 
     def test_hashes_tell_pixels_and_labels_but_not_where_they_lie(self, folders: Path, tmp_path: Path) -> None:
         before = load_dataset(folders, 0.2, size=96, seed=0).hashes

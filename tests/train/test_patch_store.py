@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,8 @@ from histo_runtime.synthetic import synthetic_patches
 from histo_train import patch_store
 from histo_train.labelled import Listed
 from histo_train.layouts import find_split
-from histo_train.patch_store import PixelMap, cache_folder, open_store
+from histo_train.patch_store import cache_folder, open_store
+from histo_train.pixel_map import PixelMap
 from tests.train.conftest import write_folders
 
 
@@ -185,6 +187,17 @@ def test_a_map_that_becomes_shorter_under_a_run_is_an_error_and_no_crash(tmp_pat
     path.write_bytes(bytes(2 * 27))
     with pytest.raises(OSError, match="has become shorter"):
         pixels[np.array([3])]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="reads by position are not there")
+def test_rows_are_whole_when_the_system_reads_less_than_it_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = np.arange(4 * 27, dtype=np.uint8).reshape(4, 3, 3, 3)
+    (tmp_path / "pixels.u8").write_bytes(rows.tobytes())
+    plain = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda file, views, offset: plain(file, [views[0][:10]], offset))
+    np.testing.assert_array_equal(PixelMap(tmp_path / "pixels.u8", 4, 3)[np.array([2, 3, 1])], rows[[2, 3, 1]])
 
 
 def test_cache_is_where_the_user_says(cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

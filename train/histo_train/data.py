@@ -16,9 +16,11 @@ from histo_runtime.command import say
 from histo_runtime.errors import InputError
 from histo_runtime.files import written_aside
 from histo_runtime.names import Names
+from histo_runtime.results import table_name
 from histo_train.labelled import LabelledPatches, Listed, enumeration
 from histo_train.layouts import AUTO, find_split
-from histo_train.patch_store import PixelMap, StoredPatches, open_store
+from histo_train.patch_store import StoredPatches, open_store
+from histo_train.pixel_map import PixelMap
 from histo_train.recipe import SPLIT_STREAM
 from histo_train.split import content_groups, held_out, joined_groups
 
@@ -142,6 +144,7 @@ def load_dataset(
         _check_apart(loaded, other)
         train, valid = loaded.patches, other.patches
         origin = f"{given.train.layout} layout, validation patches given apart"
+        grouped_by = CONTENT if other.given is None else grouped_by
         hashes, used = loaded.hashes | other.hashes, np.concatenate([loaded.content, other.content])
     if given.test is not None:
         _check_unseen(used, open_store(given.test, size=size, cache=cache), given.test.source)
@@ -243,7 +246,7 @@ def write_split(dataset: Dataset, path: Path) -> None:
         for part, patches in (("train", dataset.train), ("valid", dataset.valid)):
             for row in patches.rows.tolist():
                 label = dataset.classes[patches.labels[row]]
-                writer.writerow((patches.names[row], label, patches.groups[row], part))
+                writer.writerow((table_name(patches.names[row]), label, patches.groups[row], part))
 
 
 def colour_statistics(patches: Patches) -> dict[str, Any]:
