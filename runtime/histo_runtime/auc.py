@@ -40,7 +40,7 @@ def auc_difference(labels: ArrayLike, before: ArrayLike, after: ArrayLike, group
 
     With groups `[N]` (slides, patients) patches of one group may be alike, whatever their class: the variance between
     groups by Obuchowski, Biometrics 53, 1997, which is DeLong's when every patch is a group of its own. Its quantile
-    is Student's, with one degree of freedom fewer than there are groups with patches of the rarer class.
+    is Student's, with one degree of freedom fewer than the groups that have the class which fewer of them have.
     """
     positive = as_binary(labels)
     first, second = as_scores(before, positive.size), as_scores(after, positive.size)

@@ -132,3 +132,10 @@ def test_what_is_no_number_is_refused() -> None:
         fit_temperature([0, 1], [math.nan, 1])
     with pytest.raises(InputError, match="not a number"):
         brier_score([0, 1], [math.nan, 1])
+
+
+def test_calibrated_logits_keep_the_temperature_at_1_and_say_why() -> None:
+    three_of_four = math.log(3)
+    labels = [1, 1, 1, 0, 0, 0, 0, 1]
+    found = fit_temperature(labels, [three_of_four] * 4 + [-three_of_four] * 4)
+    assert (found.value, found.note) == (1, "none is better than 1")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -154,6 +155,13 @@ class TestEvaluate:
         assert wide.high - wide.low > 1.5 * (narrow.high - narrow.low)
         assert "Obuchowski" in found.to_dict()["intervals"]
         assert "DeLong" in alone.to_dict()["intervals"]
+
+    def test_every_key_of_the_record_stands_in_its_documentation(self) -> None:
+        documentation = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+        record = evaluate(*sample(60), seed=0).to_dict()
+        figures = [*record["metrics"], *record["views_gain"][0]]
+        missing = [key for key in (*record, *figures) if f"`{key}`" not in documentation]
+        assert missing == ["schema"]  # which stands there as "schema 1"
 
     def test_the_record_is_strict_json_also_where_figures_are_missing(self) -> None:
         logits, labels, groups = sample(60)

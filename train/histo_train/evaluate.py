@@ -45,6 +45,8 @@ _HALVES_STREAM = 3  # beside the streams of recipe.py
 _COUNTS = (1, 2, 4, 8)  # of views, in their order
 _CURVE_POINTS = 500  # more than a picture can show
 _CARD_DIGITS = 5
+_BETWEEN_PATCHES = "95 %: AUC by DeLong, shares by Wilson, means by the normal approximation"
+_BETWEEN_GROUPS = "95 %, between groups: AUC by Obuchowski, shares by Wilson with design effects, means by Student"
 
 
 class Taking(Protocol):
@@ -120,9 +122,7 @@ class Evaluation:
             "views": list(VIEWS),
             "merge": MERGE,
             "grouped_by": self.grouped_by,
-            "intervals": "95 %: AUC by DeLong, shares by Wilson, means by the normal approximation"
-            if self.grouped_by == "content"
-            else "95 %, between groups: AUC by Obuchowski, shares by Wilson with design effects",
+            "intervals": _BETWEEN_GROUPS if self.groups[1] < len(self.reported) else _BETWEEN_PATCHES,
             "tuned_on": {"n": len(self.tuned), "groups": self.groups[0]},
             "reported_on": {"n": len(self.reported), "groups": self.groups[1]},
             "temperature": {name: _jsonable(value) for name, value in self.temperature.to_dict().items()},
