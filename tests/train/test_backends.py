@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from histo_runtime.classifier import PatchClassifier
+from histo_runtime.keras_card import read_keras_card
 from histo_runtime.synthetic import synthetic_patches
 from tests.train.conftest import write_folders
 
@@ -39,5 +40,9 @@ def test_trains_a_step_on_synthetic_patches_and_saves_a_model_that_exports(backe
     run("from histo_export.cli import export; export()", model, tmp_path / "model.onnx")
     patches = synthetic_patches(4, seed=9)[0]
     found = PatchClassifier(tmp_path / "model.onnx", device="cpu").predict(patches)
-    expected = keras.models.load_model(model, compile=False).predict_on_batch(patches / np.float32(255))
-    np.testing.assert_allclose(found.view_probability[:, 0], expected[:, 0], atol=1e-4)
+    probability = keras.models.load_model(model, compile=False).predict_on_batch(patches / np.float32(255))[:, 0]
+    card = read_keras_card(model)
+    assert card is not None
+    logits = np.log(probability) - np.log1p(-probability)
+    expected = 1 / (1 + np.exp(-logits / card.temperature))
+    np.testing.assert_allclose(found.view_probability[:, 0], expected, atol=1e-4)

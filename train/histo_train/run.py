@@ -92,7 +92,9 @@ def train_classifier(
     valid = dataset.valid
     with locked(target), noted() as interrupts:
         tuned, _ = halves(valid.labels[valid.rows], valid.groups[valid.rows], recipe.seed)
-        training, network = _training(dataset.train, valid.only(tuned), recipe, options.weights)
+        going_on = options.resume and folder.checkpoint.exists()  # then the weights are in the checkpoint
+        start = {} if going_on else _start_weights(options.weights)
+        training, network = _training(dataset.train, valid.only(tuned), recipe, start)
         record = _begin(folder, dataset, recipe, options, training)
         try:
             _train(training, folder, interrupts, report)
@@ -109,8 +111,7 @@ def train_classifier(
         return trained
 
 
-def _training(train: Patches, tune: Patches, recipe: Recipe, weights: str) -> tuple[Training, Any]:
-    start = _start_weights(weights)
+def _training(train: Patches, tune: Patches, recipe: Recipe, start: Weights) -> tuple[Training, Any]:
     keras.utils.set_random_seed(recipe.seed)  # of the initial weights and dropout
     network = build_network(batch_normalisation=recipe.batch_normalisation, mixed=_is_mixed())
     set_weights(network, start)

@@ -135,7 +135,7 @@ class CheckpointKeeper:
         try:
             write_state(self._path, state)
         except OutputError as error:
-            say(f"{error}: the checkpoint before it still stands, and the training goes on: make room")
+            say(f"{error}: the checkpoint before it still stands: make room for the next")
         self._kept = time.monotonic()
 
 
