@@ -83,9 +83,9 @@ _FAILURES_SHOWN = 5
 )
 @click.option(
     "--labels",
-    metavar="CSV|folders",
+    metavar="CSV|H5|folders",
     help="True labels, for AUC, accuracy, sensitivity, specificity and calibration, with 95 % intervals: a CSV with"
-    " label and path or id, or the name of the folder each patch lies in (0 and 1, or class names).",
+    " label and path or id, PCam's *_y.h5, or the name of the folder each patch lies in (0 and 1, or class names).",
 )
 @click.option(
     "--report",

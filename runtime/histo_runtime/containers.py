@@ -32,7 +32,7 @@ _MEMBER = np.dtype(
 # it is the right one is what the checksum of the bytes shows.
 _HEADER = struct.Struct("<26xHH")
 
-DATASET = "x"
+DATASET, LABEL_DATASET = "x", "y"
 _SLICE_BYTES = 4_000_000  # 144 patches of 96 pixels
 _MOST_SLICE_BYTES = 64_000_000  # a slice grows to whole chunks of the file, up to here
 # Names sort as text, #1 #10 #100 #101 ... #11: numbers of as many digits ascend, each kind at its own pace. Of each
@@ -164,6 +164,32 @@ class Hdf5Patches:
                 return np.asarray(self.read(number, number + 1)[0])
             except Exception as error:  # h5py raises almost anything on damaged data
                 raise PatchError(f"can't be read from the HDF5 file: {_reason(error)}") from error
+
+
+def read_hdf5_labels(path: Path) -> NDArray[np.int64]:
+    """Read the labels of PatchCamelyon's patches: dataset `y`, integers `[N]` or `[N, 1, 1, 1]`.
+
+    Returns:
+        int64 `[N]`.
+
+    Raises:
+        InputError: the file can't be read as HDF5, or has no such dataset.
+        MissingExtraError: h5py is not installed.
+    """
+    try:
+        with _open(str(path)) as file:
+            dataset = file.get(LABEL_DATASET)
+            shape: Sequence[int] = getattr(dataset, "shape", None) or ()
+            if not shape or shape[0] != np.prod(shape) or dataset.dtype.kind not in "iub":
+                found = _datasets(file)
+                raise InputError(
+                    f"{path}: has no dataset {LABEL_DATASET!r} of integers [N]: it holds {found or 'no dataset'}"
+                )
+            return np.asarray(dataset[()]).reshape(-1).astype(np.int64)
+    except HistoError:
+        raise
+    except Exception as error:  # h5py raises almost anything on damaged data
+        raise InputError(f"{path}: can't be read as HDF5 ({_reason(error)})") from error
 
 
 class Slices:

@@ -1,12 +1,13 @@
-"""The true labels of patches, from the folders they lie in or from a CSV file."""
+"""The true labels of patches, from the folders they lie in, a CSV file or PatchCamelyon's HDF5."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
+from histo_runtime.containers import read_hdf5_labels
 from histo_runtime.errors import InputError
-from histo_runtime.sources import PatchInputs, patch_id, read_csv
+from histo_runtime.sources import PatchInputs, hdf5_row, is_hdf5_name, patch_id, read_csv
 
 FOLDERS = "folders"
 
@@ -15,19 +16,22 @@ def read_labels(source: str, inputs: PatchInputs, classes: Sequence[str]) -> dic
     """Find the label of each patch: name of the patch -> index into `classes`.
 
     Args:
-        source: "folders" (the folder a patch lies in is its label), or a CSV file with `label` and `path` or `id`
-            (`patch_id`: the file name without suffix).
+        source: "folders" (the folder a patch lies in is its label), a CSV file with `label` and `path` or `id`
+            (`patch_id`: the file name without suffix), or an HDF5 file with dataset `y`, a label for each row of the
+            one HDF5 file that the patches are in.
         inputs: the patches; those without a label are left out of the answer.
         classes: class names; labels may also be indices: 0, 1, ...
 
     Raises:
-        InputError: the CSV can't be used, a label is not known, or no patch has a label.
+        InputError: the file can't be used, a label is not known, or no patch has a label.
     """
     index_of = {name: index for index, name in enumerate(classes)}
     index_of = {**{str(index): index for index in index_of.values()}, **index_of}
     if source == FOLDERS:
         texts = {name: inputs.folder(index) for index, name in enumerate(inputs.names)}
         texts = {name: text for name, text in texts.items() if text in index_of}
+    elif is_hdf5_name(source):
+        texts = _from_hdf5(Path(source), inputs.names)
     else:
         texts = _from_csv(Path(source), inputs.names)
     unknown = sorted({text for text in texts.values() if text not in index_of})
@@ -58,3 +62,17 @@ def _from_csv(path: Path, names: Sequence[str]) -> dict[str, str]:
         there = f", as in {next(iter(by_key))!r}" if by_key else " (it has no rows)"
         raise InputError(f"{path}: its column {key!r}{there}, names none of the patches, as in {keys[0][1]!r}")
     return joined
+
+
+def _from_hdf5(path: Path, names: Sequence[str]) -> dict[str, str]:
+    labels = read_hdf5_labels(path)
+    rows = {name: hdf5_row(name) for name in names}
+    files = sorted({row[0] if row else "" for row in rows.values()})
+    if files[0] == "" or len(files) > 1:
+        raise InputError(
+            f"--labels {path}: holds a label for each row of one HDF5 file, these patches are of"
+            f" {' and '.join(files) if files[0] else 'other files'}: give a CSV with path and label"
+        )
+    if len(rows) != len(labels):
+        raise InputError(f"{path}: holds {len(labels)} labels, {files[0]} holds {len(rows)} patches")
+    return {name: str(labels[row[1]]) for name, row in rows.items() if row}

@@ -70,7 +70,7 @@ class Progress:
         share = f"{self.done}/{self.total} {self._unit}"
         failed = f", {self.failed} failed" if self.failed else ""
         left = (self.total - self.done) / max(self.rate, 1e-9)
-        remaining = f", {_duration(left)} left" if self.done < self.total else ""
+        remaining = f", {duration(left)} left" if self.done < self.total else ""
         return f"{share}{failed}, {self.rate:.1f}/s{remaining}"
 
     def _write(self, line: str, *, end: str) -> None:
@@ -80,7 +80,8 @@ class Progress:
             self._stream.flush()
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Write seconds as hours, minutes and seconds: `1:02:03`, `2:03`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

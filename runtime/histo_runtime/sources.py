@@ -189,7 +189,7 @@ class _Listing:
             members = ZipPatches(argument, f"{typed}/")
             self.others += members.others
             self._extend(members, members.names, anchor=argument)
-        elif path.suffix.lower() in _HDF5_SUFFIXES:
+        elif is_hdf5_name(argument):
             rows = Hdf5Patches(argument, self._slices)
             self._extend(rows, (f"{typed}#{row}" for row in range(len(rows))), anchor=argument)
         else:
@@ -273,6 +273,17 @@ def patch_id(name: str) -> str:
     """
     in_hdf5, found = _HDF5_NAME.subn("", name)
     return PurePosixPath(in_hdf5).name if found else PurePosixPath(name).stem
+
+
+def is_hdf5_name(path: str) -> bool:
+    """Whether a file is HDF5 by its suffix."""
+    return path.lower().endswith(_HDF5_SUFFIXES)
+
+
+def hdf5_row(name: str) -> tuple[str, int] | None:
+    """Tell which file and row a patch is, `file.h5#17`; None for any other name."""
+    file, _, row = name.rpartition("#")
+    return (file, int(row)) if is_hdf5_name(file) and row.isdigit() else None
 
 
 def _from_stdin() -> list[str]:

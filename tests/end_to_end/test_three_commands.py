@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from histo_runtime.keras_card import read_keras_card
 from histo_runtime.metrics import roc_auc
 from histo_runtime.patches import read_patch
 from histo_runtime.views import POLICIES, apply_views
@@ -46,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_probabilities_are_the_mean_of_keras_eight_views(folder: Path) -> None:
+def test_the_probabilities_are_the_mean_of_keras_eight_views_at_the_cards_temperature(folder: Path) -> None:
     import keras
 
     with (folder / "predictions.csv").open() as file:
@@ -54,7 +55,12 @@ def test_the_probabilities_are_the_mean_of_keras_eight_views(folder: Path) -> No
     assert len(rows) == 8
     model = keras.models.load_model(folder / "model.h5", compile=False)
     patches = np.stack([read_patch(folder / "new" / row["path"], size=96) for row in rows])
-    views = [np.asarray(model(view / np.float32(255)))[:, 0] for view in apply_views(POLICIES["d4"], patches)]
+    probability = np.stack(
+        [np.asarray(model(view / np.float32(255)))[:, 0] for view in apply_views(POLICIES["d4"], patches)]
+    )
+    card = read_keras_card(folder / "model.h5")
+    assert card is not None
+    views = 1 / (1 + np.exp(-(np.log(probability) - np.log1p(-probability)) / card.temperature))
     got = np.array([float(row["probability"]) for row in rows])
     np.testing.assert_allclose(got, np.mean(views, axis=0), atol=1e-4)
     np.testing.assert_allclose([float(row["std"]) for row in rows], np.std(views, axis=0), atol=1e-4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from histo_runtime.errors import InputError
@@ -117,3 +118,23 @@ def test_labels_are_found_inside_a_zip_by_folder_path_and_id(tmp_path: Path, mon
     assert read_labels("ids.csv", inputs, CLASSES) == expected
     Path("paths.csv").write_text("path,label\nslides.zip/s1/0/a.png,0\nslides.zip/s1/1/b.png,1\n")
     assert read_labels("paths.csv", inputs, CLASSES) == expected
+
+
+def test_hdf5_labels_are_those_of_the_row_of_the_one_file(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    for name, count in (("a_x.h5", 12), ("b_x.h5", 2)):
+        with h5py.File(tmp_path / name, "w") as file:
+            file["x"] = np.zeros((count, 4, 4, 3), np.uint8)
+    with h5py.File(tmp_path / "a_y.h5", "w") as file:
+        file["y"] = (np.arange(12) % 3 == 0).astype(np.uint8).reshape(-1, 1, 1, 1)
+    source = str(tmp_path / "a_y.h5")
+    files = find_patches([str(tmp_path / "a_x.h5")])
+    assert read_labels(source, files, CLASSES) == {name: int(int(name.split("#")[1]) % 3 == 0) for name in files.names}
+    with pytest.raises(InputError, match="holds 12 labels, .* holds 2 patches"):
+        read_labels(source, find_patches([str(tmp_path / "b_x.h5")]), CLASSES)
+    with pytest.raises(InputError, match="one HDF5 file"):
+        read_labels(source, find_patches([str(tmp_path / "a_x.h5"), str(tmp_path / "b_x.h5")]), CLASSES)
+    with pytest.raises(InputError, match="of other files"):
+        read_labels(source, listed(tmp_path / "more", "c.png"), CLASSES)
+    with pytest.raises(InputError, match="no dataset 'y'"):
+        read_labels(str(tmp_path / "b_x.h5"), files, CLASSES)

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+from scipy import ndimage
 
+from histo_runtime.affine import kaggle_views
 from histo_runtime.synthetic import EOSIN, HAEMATOXYLIN, synthetic_patches
 from histo_runtime.views import SYMMETRIES
 
 pytestmark = pytest.mark.tensorflow
 pytest.importorskip("keras")
 
-from histo_train.augment import STAINS, change, draw_changes  # noqa: E402
-from histo_train.recipe import Augmentation  # noqa: E402
+from histo_train.augment import STAINS, Changes, _as_keras, _draw_matrices, change, draw_changes  # noqa: E402
+from histo_train.data import Patches  # noqa: E402
+from histo_train.recipe import ORIGINAL_AUGMENTATION, Augmentation  # noqa: E402
+from histo_train.sheet import write_augmentation_sheet  # noqa: E402
 
 PATCHES = synthetic_patches(16, seed=3)[0]
-NOTHING = Augmentation(rotation=0, zoom=0, shift=0, stain=0, brightness=0)
+GREY_LEVEL = 1 / 255
+NOTHING = Augmentation(rotation=0, zoom=(1, 1), shift=0, stain=0, brightness=0, blur=0)
 
 
 def augmented(augmentation: Augmentation, seed: int = 0, crop: int = 96) -> np.ndarray:
@@ -88,3 +99,109 @@ def test_moves_stay_within_their_limits_and_the_border_is_filled_from_within() -
     geometry = draw_changes(replace(NOTHING, shift=0.04), 100, 96, (0,)).geometry
     middle = geometry[:, [0, 1, 3, 4]].reshape(100, 2, 2).sum(axis=2) * 47.5 + geometry[:, [2, 5]]
     assert np.abs(middle - 47.5).max() <= 0.04 * 96 + 1e-3
+
+
+def unchanged(count: int) -> Changes:
+    return draw_changes(replace(NOTHING, symmetries="none"), count, 96, (0,))
+
+
+def test_nothing_at_all_changes_nothing() -> None:
+    images = np.asarray(change(PATCHES, unchanged(16), crop=96))
+    np.testing.assert_allclose(images, PATCHES / 255, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "augmentation", [ORIGINAL_AUGMENTATION, Augmentation(shear=5.0, stain=0, brightness=0, blur=0)]
+)
+def test_moves_are_those_of_scipy_with_reflected_borders(augmentation: Augmentation) -> None:
+    matrices = _draw_matrices(np.random.default_rng(8), augmentation, 16, 96)
+    changes = replace(unchanged(16), geometry=_as_keras(matrices, 96))
+    images = np.asarray(change(PATCHES, changes, crop=96))
+    centre = np.full(2, 47.5)
+    for patch, matrix, image in zip(PATCHES, matrices, images, strict=True):
+        offset = matrix[:, 2] + centre - matrix[:, :2] @ centre
+        for channel in range(3):
+            expected = ndimage.affine_transform(
+                patch[..., channel].astype(float), matrix[:, :2], offset, order=1, mode="reflect"
+            )
+            # float32 coordinates: 0.01 grey levels were seen.
+            np.testing.assert_allclose(image[..., channel] * 255, expected, atol=0.1)
+
+
+def test_blur_is_scipys_gaussian_of_each_patchs_own_width_with_reflected_borders() -> None:
+    sigma = np.linspace(0, 2, 16).astype(np.float32)
+    images = np.asarray(change(PATCHES, replace(unchanged(16), blur=sigma), crop=96))
+    for patch, width, image in zip(PATCHES, sigma, images, strict=True):
+        expected = ndimage.gaussian_filter(patch.astype(float), (width, width, 0), mode="reflect", truncate=8)
+        # Narrower than 0.3 pixels scipy and this one alike hardly blur.
+        np.testing.assert_allclose(image * 255, expected, atol=0.05)
+
+
+def test_colour_is_that_of_optical_density_in_numpy() -> None:
+    changes = draw_changes(replace(NOTHING, symmetries="none", stain=0.3, brightness=0.2), 16, 96, (1,))
+    density = -np.log((PATCHES.astype(float) + 1) / 256)
+    density = np.einsum("nhwc,ncd->nhwd", density, changes.density) + changes.offset[:, None, None]
+    expected = (256 * np.exp(-density) - 1).clip(0, 255) / 255
+    np.testing.assert_allclose(np.asarray(change(PATCHES, changes, crop=96)), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("augmentation", [Augmentation(), ORIGINAL_AUGMENTATION])
+def test_a_crop_is_the_middle_of_the_full_patch(augmentation: Augmentation) -> None:
+    full, crop = augmented(augmentation, crop=96), augmented(augmentation, crop=48)
+    np.testing.assert_allclose(crop, full[:, 24:72, 24:72], atol=1e-5)
+
+
+def test_ranges_of_the_original_are_those_of_the_kaggle_views() -> None:
+    matrices = _draw_matrices(np.random.default_rng(0), ORIGINAL_AUGMENTATION, 2000, 96)
+    zoom = np.linalg.norm(matrices[:, :, :2], axis=1)
+    mirrored = np.linalg.det(matrices[:, :, :2]) < 0
+    angle = np.degrees(np.arctan2(matrices[:, 1, 0], matrices[:, 0, 0]))
+    for figure, low, high in ((zoom, 1, 1.5), (angle, -10, 10), (matrices[:, :, 2], -9.6, 9.6)):
+        assert low - 1e-9 <= figure.min() < low + 0.05 * (high - low)
+        assert high - 0.05 * (high - low) < figure.max() <= high + 1e-9
+    assert 0.45 < mirrored.mean() < 0.55
+    assert np.abs(zoom[:, 0] - zoom[:, 1]).max() > 0.4  # each axis its own
+    for view in kaggle_views(96):
+        linear = np.array(view["matrix"])[:, :2]
+        assert 1 <= np.linalg.norm(linear, axis=0).min() <= np.linalg.norm(linear, axis=0).max() <= 1.5
+
+
+@pytest.mark.parametrize("symmetries", ["none", "hflip"])
+def test_symmetries_are_those_that_were_asked_for(symmetries: str) -> None:
+    images = augmented(replace(NOTHING, symmetries=symmetries)) * 255
+    allowed = {"none": ["identity"], "hflip": ["identity", "hflip"]}[symmetries]
+    distance = np.stack([np.abs(SYMMETRIES[name](PATCHES) - images).max(axis=(1, 2, 3)) for name in allowed])
+    assert (distance.min(axis=0) < 0.1).all()
+    assert (distance < 0.1).any(axis=1).all()
+
+
+def test_sheet_shows_patches_beside_their_augmented_selves(tmp_path: Path) -> None:
+    patches = Patches(PATCHES, np.zeros(16, np.uint8), np.arange(16).astype(str), np.arange(16))
+    write_augmentation_sheet(patches, replace(NOTHING, symmetries="hflip"), seed=0, path=tmp_path / "sheet.png")
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB")).astype(int)
+    left, right = sheet[24:120, 4:100], sheet[24:120, 104:200]
+    assert (left == PATCHES).all(axis=(1, 2, 3)).any()
+    assert min(np.abs(right - left).max(), np.abs(right - left[:, ::-1]).max()) <= 1
+
+
+BACKEND = """
+import sys
+import numpy as np
+from keras import ops
+from histo_runtime.synthetic import synthetic_patches
+from histo_train.augment import change, draw_changes
+from histo_train.recipe import Augmentation
+changes = draw_changes(Augmentation(shear=2.0, blur=1.0), 16, 96, (5,))
+np.save(sys.argv[1], ops.convert_to_numpy(change(synthetic_patches(16, seed=3)[0], changes, crop=48)))
+"""
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_other_backends_augment_alike(backend: str, tmp_path: Path) -> None:
+    if importlib.util.find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed")
+    environment = {**os.environ, "KERAS_BACKEND": backend}
+    subprocess.run([sys.executable, "-c", BACKEND, tmp_path / "there.npy"], env=environment, check=True)
+    changes = draw_changes(Augmentation(shear=2.0, blur=1.0), 16, 96, (5,))
+    here = np.asarray(change(PATCHES, changes, crop=48))
+    np.testing.assert_allclose(np.load(tmp_path / "there.npy"), here, atol=0.5 * GREY_LEVEL)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,80 +11,132 @@ import pytest
 
 from histo_runtime.errors import HistoError
 from histo_runtime.metrics import roc_auc
-from histo_train.data import Patches
-from histo_train.recipe import FROM_RANDOM, Recipe
 
 pytestmark = pytest.mark.tensorflow
 keras = pytest.importorskip("keras")
 
-from histo_train.fit import Epoch, best_epoch, fit, predict  # noqa: E402
-
-RECIPE = FROM_RANDOM.with_options(epochs=4, batch_size=8, learning_rate=10.0, crop=48)
-
-
-def tiny_network() -> Any:
-    keras.utils.set_random_seed(0)
-    inputs = keras.Input((None, None, 3))
-    pooled = keras.layers.GlobalAveragePooling2D()(inputs)
-    return keras.Model(inputs, keras.layers.Dense(1)(pooled))
+from histo_train.checkpoint import State  # noqa: E402
+from histo_train.fit import Training, predict_logits  # noqa: E402
+from histo_train.history import best_epoch  # noqa: E402
+from histo_train.interrupt import Interrupts, noted  # noqa: E402
+from histo_train.recipe import Recipe  # noqa: E402
+from tests.train.small import RECIPE, TRAIN, VALID, small_network  # noqa: E402
 
 
-def blue_or_pink(count: int, seed: int) -> Patches:
-    """Patches that one look at their mean colour tells apart."""
-    labels = (np.arange(count) % 2).astype(np.uint8)
-    pixels = np.random.default_rng(seed).integers(60, 120, (count, 96, 96, 3), dtype=np.uint8)
-    pixels[labels == 1, :, :, 0] += 100
-    return Patches(pixels, labels, np.array([str(index) for index in range(count)]), np.arange(count))
+class Kept:
+    """A keeper that keeps the last state in memory."""
+
+    state: State | None = None
+
+    def due(self) -> bool:
+        return False
+
+    def keep(self, state: State) -> None:
+        self.state = state
 
 
-TRAIN, VALID = blue_or_pink(32, 0), blue_or_pink(12, 1)
+def trained(recipe: Recipe = RECIPE, **options: Any) -> tuple[Any, Training]:
+    network = small_network()
+    training = Training(network, TRAIN, VALID, recipe)
+    training.run(options.get("report", lambda _: None), options.get("keeper"), Interrupts())
+    return network, training
 
 
-def trained(recipe: Recipe = RECIPE) -> tuple[Any, list[Epoch], list[Epoch]]:
-    network, reported = tiny_network(), []
-    return network, fit(network, TRAIN, VALID, recipe, reported.append), reported
+def test_learns_and_reports_each_epoch_with_the_images_seen_so_far() -> None:
+    reported = []
+    _, training = trained(report=lambda training: reported.append(training.epochs[-1]))
+    assert list(training.epochs) == reported
+    assert [(epoch.epoch, epoch.images) for epoch in reported] == [(1, 32), (2, 64), (3, 96), (4, 128)]
+    assert [epoch.crop for epoch in reported] == [48, 96, 96, 96]
+    assert reported[-1].validation_auc > 0.7
+    assert reported[-1].validation_loss < reported[0].validation_loss
 
 
-def test_learns_reports_each_epoch_and_the_loss_is_that_of_the_epoch_alone() -> None:
-    _, epochs, reported = trained()
-    assert reported == epochs
-    assert [epoch.number for epoch in epochs] == [1, 2, 3, 4]
-    assert best_epoch(epochs).validation.auc == 1
-    assert epochs[-1].loss < epochs[0].loss / 4  # a mean over all epochs could not be less
+def test_network_is_left_with_the_averaged_weights_of_the_best_epoch_of_full_patches() -> None:
+    keeper = Kept()
+    network, training = trained(keeper=keeper)
+    assert keeper.state is not None
+    best = best_epoch(training.epochs, "auc")
+    assert best is not None
+    logits = predict_logits(network, VALID, 8, 96)
+    assert roc_auc(VALID.labels, logits) == best.validation_auc
+    for left, kept in zip(network.get_weights(), keeper.state.arrays["best"], strict=True):
+        np.testing.assert_array_equal(left, kept)
 
 
-def test_network_is_left_with_the_weights_of_the_best_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
-    network, weights = tiny_network(), []
-    # The second epoch is the best one, whatever is learned.
-    monkeypatch.setattr("histo_train.fit.best_epoch", lambda epochs: epochs[min(len(epochs), 2) - 1])
-    fit(network, TRAIN, VALID, RECIPE, lambda _: weights.append(network.get_weights()))
-    for left, second, last in zip(network.get_weights(), weights[1], weights[3], strict=True):
-        np.testing.assert_array_equal(left, second)
-        assert (left != last).any()
+def test_same_seed_gives_the_same_history_and_another_one_another() -> None:
+    losses = [[epoch.loss for epoch in trained(replace(RECIPE, seed=seed))[1].epochs] for seed in (1, 1, 2)]
+    assert losses[0] == losses[1]
+    assert losses[0] != losses[2]
 
 
-def test_of_equal_epochs_the_latest_is_the_best() -> None:
-    _, epochs, _ = trained()
-    best = best_epoch(epochs)
-    assert all(epoch.number <= best.number for epoch in epochs if epoch.validation.auc == best.validation.auc)
+def test_logits_do_not_depend_on_how_the_patches_are_cut_into_batches() -> None:
+    network = small_network()
+    pixels = VALID.take(slice(None))[0] / np.float32(255)
+    expected = np.asarray(network.predict_on_batch(pixels[:, 24:72, 24:72]))[:, 0]
+    for batch_size in (5, 24, 100):
+        np.testing.assert_allclose(predict_logits(network, VALID, batch_size, 48), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_same_seed_gives_the_same_history() -> None:
-    losses = [[epoch.loss for epoch in trained(RECIPE.with_options(crop=48, seed=seed))[1]] for seed in (1, 1, 2)]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-    assert losses[0] != pytest.approx(losses[2], rel=1e-5)
-
-
-def test_reported_auc_is_that_of_full_single_views() -> None:
-    network, epochs, _ = trained()
-    pixels, labels = VALID.take(slice(None))
-    logits = np.asarray(network.predict_on_batch(pixels / np.float32(255)))[:, 0]
-    np.testing.assert_allclose(predict(network, VALID, 5), 1 / (1 + np.exp(-logits)), rtol=1e-4)
-    assert best_epoch(epochs).validation.auc == roc_auc(labels, logits)
+def test_stops_when_patience_is_exhausted() -> None:
+    # No full-patch epoch is better than the first when nothing is learned.
+    recipe = replace(RECIPE, epochs=9, learning_rate=1e-30, crop=None, patience=2, average=0.0, select="accuracy")
+    network = small_network()
+    network.set_weights([array * 0 for array in network.get_weights()])
+    training = Training(network, TRAIN, VALID, recipe)
+    training.run(lambda _: None, None, Interrupts())
+    best = best_epoch(training.epochs, "accuracy")
+    assert best is not None
+    assert len(training.epochs) in (best.epoch + 2, recipe.epochs)
 
 
 def test_loss_that_is_no_number_stops_the_run_with_a_remedy() -> None:
-    network = tiny_network()
+    network = small_network()
     network.set_weights([array * np.nan for array in network.get_weights()])
     with pytest.raises(HistoError, match="--learning-rate"):
-        fit(network, TRAIN, VALID, RECIPE, lambda _: None)
+        Training(network, TRAIN, VALID, RECIPE).run(lambda _: None, None, Interrupts())
+
+
+@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_after_the_step_and_its_state_goes_on_to_the_same_end(asked: signal.Signals) -> None:
+    keeper = Kept()
+    training = Training(small_network(), TRAIN, VALID, RECIPE)
+    with noted() as interrupts, pytest.raises(KeyboardInterrupt, match="1 of 4 steps of epoch 3"):
+        training.run(lambda at: signal.raise_signal(asked) if len(at.epochs) == 2 else None, keeper, interrupts)
+    assert keeper.state is not None
+    _, whole = trained()
+    continued = Training(small_network(), TRAIN, VALID, RECIPE)
+    continued.restore(keeper.state)
+    continued.run(lambda _: None, None, Interrupts())
+    assert rows(continued) == rows(whole)
+    for left, right in zip(continued.state().arrays["network"], whole.state().arrays["network"], strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def test_an_interrupt_while_validating_keeps_the_steps_of_the_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    keeper, interrupts = Kept(), Interrupts()
+    training = Training(small_network(), TRAIN, VALID, RECIPE)
+    take = type(VALID).take
+
+    def take_and_ask(patches: Any, positions: Any) -> Any:
+        interrupts.asked |= isinstance(positions, slice)  # as the validation takes them
+        return take(patches, positions)
+
+    monkeypatch.setattr(type(VALID), "take", take_and_ask)
+    with pytest.raises(KeyboardInterrupt, match="validating"):
+        training.run(lambda _: None, keeper, interrupts)
+    assert keeper.state is not None
+    assert (keeper.state.position["epoch"], keeper.state.position["step"]) == (1, 4)
+
+
+def test_a_state_of_another_network_is_refused() -> None:
+    training = Training(small_network(), TRAIN, VALID, RECIPE)
+    state = training.state()
+    other = State({**state.arrays, "network": state.arrays["network"][1:]}, state.position)
+    with pytest.raises(HistoError, match="another network"):
+        training.restore(other)
+
+
+def rows(training: Training) -> list[dict[str, Any]]:
+    times = ("seconds", "images_per_second")
+    return [{k: v for k, v in epoch.to_dict().items() if k not in times} for epoch in training.epochs]

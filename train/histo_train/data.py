@@ -1,12 +1,10 @@
-"""The pixels of labelled patches in memory, split into what is learned from and what it is judged by."""
+"""Labelled patches, decoded and split into what is learned from and what it is judged by."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,32 +13,39 @@ from numpy.typing import NDArray
 
 from histo_runtime.colour import Colour
 from histo_runtime.command import say
-from histo_runtime.errors import InputError, PatchError
-from histo_runtime.patches import read_patch
-from histo_runtime.progress import Progress
-from histo_train.layouts import LabelledFiles, find_files, find_split
+from histo_runtime.errors import InputError
+from histo_runtime.files import written_aside
+from histo_runtime.names import Names
+from histo_runtime.results import table_name
+from histo_train.labelled import LabelledPatches, Listed, enumeration
+from histo_train.layouts import AUTO, find_split
+from histo_train.patch_store import StoredPatches, open_store
+from histo_train.pixel_map import PixelMap
 from histo_train.recipe import SPLIT_STREAM
+from histo_train.split import content_groups, held_out, joined_groups
 
 DEFAULT_SHARE = 0.1  # of the patches, to validate on
-_FAILED_AT_MOST = 0.01  # share of unreadable patches that a run goes on without
-_NAMED_FAILURES = 10
+SLIDE, CONTENT = "slide", "content"  # what a split is grouped by
+_COLOUR_BLOCK = 256  # patches
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Patches:
-    """Decoded patches, some rows of an array that may be shared with others.
+    """Decoded patches, some rows of an array or file that may be shared with others.
 
     Attributes:
         pixels: uint8 `[M, S, S, 3]`.
         labels: uint8 `[M]`.
         groups: `[M]`, equal for patches that must stay on one side of a split.
         rows: `[N]`, which rows of these arrays belong here.
+        names: `[M]`, paths as seen from the working directory: `data/0/a.png`, `data/x.h5#17`.
     """
 
-    pixels: NDArray[np.uint8]
+    pixels: NDArray[np.uint8] | PixelMap
     labels: NDArray[np.uint8]
     groups: NDArray[np.str_]
     rows: NDArray[np.intp]
+    names: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -52,106 +57,137 @@ class Patches:
 
     def only(self, positions: NDArray[np.intp]) -> Patches:
         """Return some of these patches; nothing is copied."""
-        return Patches(self.pixels, self.labels, self.groups, self.rows[positions])
+        return replace(self, rows=self.rows[positions])
+
+    def name(self, position: int) -> str:
+        """Return the name of a patch, by position from 0 to N - 1."""
+        return self.names[int(self.rows[position])]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Dataset:
-    """Patches to train and to validate on, the names of their classes, and where they are from, in words."""
+    """Patches to train and to validate on.
+
+    Attributes:
+        train: to learn from.
+        valid: to judge by; no group of `train` is in it.
+        classes: names of the labels 0 and 1.
+        description: where they are from, in words.
+        layout: "kaggle", "pcam", "folders" or "manifest".
+        grouped_by: what never lies on both sides: "slide" (the groups that came with the patches, slides or patients,
+            and equal pixels) or "content" (equal pixels alone).
+        hashes: SHA-256 by what they are of: `train_files` (names and labels), `train_pixels`, and those of `valid`
+            when it was given apart.
+    """
 
     train: Patches
     valid: Patches
     classes: tuple[str, str]
     description: str
+    layout: str = "folders"
+    grouped_by: str = CONTENT
+    hashes: Mapping[str, str] = field(default_factory=dict)
 
 
-def load_dataset(data: Path, validation: float | Path | None, *, size: int, seed: int) -> Dataset:
+@dataclass(frozen=True, eq=False)
+class _Loaded:
+    """A list of patches after decoding; `given` are the groups that came with it, `content` those by pixels."""
+
+    patches: Patches
+    given: NDArray[np.str_] | None
+    content: NDArray[np.str_]
+    hashes: dict[str, str]
+
+
+def load_dataset(
+    data: Path,
+    validation: float | Path | None,
+    *,
+    size: int,
+    seed: int,
+    layout: str = AUTO,
+    cache: Path | None = None,
+) -> Dataset:
     """Read everything a run needs to know from disk.
 
     Args:
-        data: a folder in one of the layouts.
-        validation: a share of `data`, or a folder; None takes the split that `data` comes with, else a tenth.
+        data: a folder or file in one of the layouts.
+        validation: a share of `data`, or a folder or file; None takes the split that `data` comes with, else a tenth.
         size: side of the patches in pixels.
         seed: of the split.
+        layout: of `data`: "kaggle", "pcam", "folders", "manifest", or "auto" to recognise it.
+        cache: folder for the decoded pixels; None takes `$HISTO_CACHE`, else the platform's cache folder.
 
     Raises:
-        InputError: the patches or labels can't be used.
+        InputError: the patches or labels can't be used, or the same patch or group is in two parts that were given.
+        OutputError: the decoded pixels can't be written.
     """
-    train_folder, valid_folder = find_split(data)
-    if validation is not None:
-        valid_folder = validation if isinstance(validation, Path) else None
-    files = find_files(train_folder)
-    if valid_folder is None:
+    given = find_split(data, layout)
+    if isinstance(validation, Path):
+        given = replace(given, valid=find_split(validation).train)
+    elif validation is not None:
+        given = replace(given, valid=None)
+    if given.valid is not None and given.valid.classes != given.train.classes:
+        raise InputError(
+            f"{given.valid.source}: its classes are {', '.join(given.valid.classes)},"
+            f" those of {given.train.source} are {', '.join(given.train.classes)}"
+        )
+    loaded = _load(given.train, "train", size, cache)
+    grouped_by = CONTENT if loaded.given is None else SLIDE
+    if given.valid is None:
         share = validation if isinstance(validation, float) else DEFAULT_SHARE
-        train, valid = split(load_patches(files, size=size), share, seed)
-        origin = f"{files.layout}, {share:g} held back for validation at random, grouped by content"
+        train, valid = split(loaded.patches, share, seed)
+        origin = f"{given.train.layout} layout, {share:g} held back for validation at random, grouped by {grouped_by}"
+        hashes, used = loaded.hashes, loaded.content
     else:
-        valid_files = find_files(valid_folder)
-        if valid_files.classes != files.classes:
-            raise InputError(
-                f"{valid_folder}: its classes are {', '.join(valid_files.classes)},"
-                f" those of {train_folder} are {', '.join(files.classes)}"
-            )
-        train, valid = load_patches(files, size=size), load_patches(valid_files, size=size)
-        check_disjoint(train, valid)
-        origin = f"{files.layout}, validation patches given apart"
-    description = f"{_counts(train, files.classes)} to train, {_counts(valid, files.classes)} to validate ({origin})"
-    return Dataset(train, valid, files.classes, description)
+        other = _load(given.valid, "valid", size, cache)
+        _check_apart(loaded, other)
+        train, valid = loaded.patches, other.patches
+        origin = f"{given.train.layout} layout, validation patches given apart"
+        grouped_by = CONTENT if other.given is None else grouped_by
+        hashes, used = loaded.hashes | other.hashes, np.concatenate([loaded.content, other.content])
+    if given.test is not None:
+        _check_unseen(used, open_store(given.test, size=size, cache=cache), given.test.source)
+    classes = given.train.classes
+    description = f"{_counts(train, classes)} to train, {_counts(valid, classes)} to validate ({origin})"
+    return Dataset(train, valid, classes, description, given.train.layout, grouped_by, hashes)
+
+
+def load_patches(listed: LabelledPatches, *, size: int, cache: Path | None = None) -> Patches:
+    """Decode a list; patches that can't be read are listed on stderr and left out.
+
+    Raises:
+        InputError: more than 1 % of the patches can't be read.
+        OutputError: the decoded pixels can't be written.
+    """
+    return _load(listed, "train", size, cache).patches
+
+
+def _load(listed: LabelledPatches, part: str, size: int, cache: Path | None) -> _Loaded:
+    stored = open_store(listed, size=size, cache=cache)
+    labels, content = listed.labels[stored.positions], content_groups(stored.digests)
+    given = None if listed.groups is None else listed.groups[stored.positions]
+    groups = content if given is None else joined_groups(given, content)
+    patches = Patches(stored.pixels, labels, groups, np.arange(len(labels)), _names(listed, stored))
+    _say_contradictions(listed, content, labels)
+    hashes = {f"{part}_files": listed.list_sha256(), f"{part}_pixels": stored.sha256()}
+    return _Loaded(patches, given, content, hashes)
+
+
+def _names(listed: Listed, stored: StoredPatches) -> Sequence[str]:
+    return Names(name for position, name in enumerate(listed.names()) if position not in stored.failures)
+
+
+def _say_contradictions(listed: LabelledPatches, content: NDArray[np.str_], labels: NDArray[np.uint8]) -> None:
+    """Count patches that are there with both labels: what they teach is noise, but they do not stop a run."""
+    both = np.intersect1d(content[labels == 0], content[labels == 1])
+    if both.size:
+        say(f"{listed.source}: {both.size} patches are there with both labels (equal pixels)")
 
 
 def _counts(patches: Patches, classes: tuple[str, str]) -> str:
     positive = int(patches.labels[patches.rows].sum())
     return f"{len(patches)} patches ({len(patches) - positive} {classes[0]}, {positive} {classes[1]})"
-
-
-def load_patches(files: LabelledFiles, *, size: int) -> Patches:
-    """Decode all files; patches that can't be read are listed on stderr and left out.
-
-    The group of a patch is the SHA-256 of its file, so byte-identical files are one group.
-
-    Raises:
-        InputError: more than 1 % of the patches can't be read.
-    """
-    pixels = np.empty((len(files), size, size, 3), dtype=np.uint8)
-    labels: list[int] = []
-    groups: list[str] = []
-    failures: list[str] = []
-
-    def load(path: Path) -> tuple[str, NDArray[np.uint8]] | str:
-        try:
-            data = path.read_bytes()
-            return hashlib.sha256(data).hexdigest(), read_patch(data, size=size)
-        except (OSError, PatchError) as error:
-            return f"{path}: {error}"
-
-    pool = ThreadPoolExecutor(os.cpu_count())
-    try:
-        with Progress(len(files)) as progress:
-            for label, loaded in zip(files.labels, pool.map(load, files.paths), strict=True):
-                if isinstance(loaded, str):
-                    failures.append(loaded)
-                else:
-                    pixels[len(groups)] = loaded[1]
-                    groups.append(loaded[0])
-                    labels.append(int(label))
-                progress.advance(failed=isinstance(loaded, str))
-    finally:
-        pool.shutdown(cancel_futures=True)  # an interrupt must not wait for the patches still queued
-    _report_failures(failures, files)
-    count = len(groups)
-    return Patches(pixels[:count], np.array(labels, np.uint8), np.array(groups, np.str_), np.arange(count))
-
-
-def _report_failures(failures: Sequence[str], files: LabelledFiles) -> None:
-    if len(failures) > _FAILED_AT_MOST * len(files):
-        raise InputError(
-            f"{files.source}: {len(failures)} of {len(files)} patches can't be used,"
-            f" more than {_FAILED_AT_MOST:.0%}: mend or remove them; the first is {failures[0]}"
-        )
-    for failure in failures[:_NAMED_FAILURES]:
-        say(f"left out: {failure}")
-    if len(failures) > _NAMED_FAILURES:
-        say(f"left out: {len(failures) - _NAMED_FAILURES} more")
 
 
 def split(patches: Patches, share: float, seed: int) -> tuple[Patches, Patches]:
@@ -166,41 +202,56 @@ def split(patches: Patches, share: float, seed: int) -> tuple[Patches, Patches]:
         InputError: a class has too few groups to be on both sides.
     """
     rng = np.random.default_rng([seed, SPLIT_STREAM])
-    _, first, group_of, sizes = np.unique(
-        patches.groups[patches.rows], return_index=True, return_inverse=True, return_counts=True
-    )
-    class_of = patches.labels[patches.rows][first]  # of a group: that of its first patch
-    held_out = np.zeros(len(first), dtype=bool)
-    for label in (0, 1):
-        members = rng.permutation(np.flatnonzero(class_of == label))
-        filled = np.cumsum(sizes[members])
-        count = int(np.searchsorted(filled, share * sizes[members].sum())) + 1
-        if count >= len(members):
-            raise InputError(
-                f"only {len(members)} different patches of class {label}: too few to hold {share:g} of them"
-                " back for validation"
-            )
-        held_out[members[:count]] = True
-    in_validation = held_out[group_of]
+    in_validation = held_out(patches.labels[patches.rows], patches.groups[patches.rows], share, rng)
     return patches.only(np.flatnonzero(~in_validation)), patches.only(np.flatnonzero(in_validation))
 
 
-def check_disjoint(train: Patches, valid: Patches) -> None:
-    """Refuse a given split with the same patch on both sides.
+def _check_apart(train: _Loaded, valid: _Loaded) -> None:
+    """Refuse a given split with the same patch, slide or patient on both sides."""
+    shared = np.intersect1d(train.content, valid.content)
+    if shared.size:
+        examples = [train.patches.name(int(at)) for at in np.flatnonzero(np.isin(train.content, shared))]
+        raise InputError(
+            f"{shared.size} different patches are in both the training and the validation data: remove them from one:"
+            f" {enumeration(examples)}"
+        )
+    if train.given is not None and valid.given is not None:
+        groups = np.intersect1d(train.given, valid.given)
+        if groups.size:
+            raise InputError(
+                f"{groups.size} groups (slides, patients) are in both the training and the validation data:"
+                f" keep each on one side: {enumeration(groups.tolist())}"
+            )
 
-    Raises:
-        InputError: there is such a patch.
-    """
-    shared = np.intersect1d(train.groups[train.rows], valid.groups[valid.rows])
+
+def _check_unseen(used: NDArray[np.str_], test: StoredPatches, source: Path) -> None:
+    """Refuse test patches that are trained or tuned on, so that what is reported of them later can be believed."""
+    shared = np.intersect1d(used, content_groups(test.digests))
     if shared.size:
         raise InputError(
-            f"{shared.size} different patches are in both the training and the validation data: remove them from one"
+            f"{source}: {shared.size} different patches of it are in the training or validation data:"
+            " remove them from one"
         )
+
+
+def write_split(dataset: Dataset, path: Path) -> None:
+    """Write which patch is on which side: a CSV file `path,label,group,split`, label a class name.
+
+    Raises:
+        OutputError: it can't be written.
+    """
+    with written_aside(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("path", "label", "group", "split"))
+        for part, patches in (("train", dataset.train), ("valid", dataset.valid)):
+            for row in patches.rows.tolist():
+                label = dataset.classes[patches.labels[row]]
+                writer.writerow((table_name(patches.names[row]), label, patches.groups[row], part))
 
 
 def colour_statistics(patches: Patches) -> dict[str, Any]:
     """Return the colour of the patches as a card holds it."""
     colour = Colour()
-    for first in range(0, len(patches), 256):  # in pieces: a float copy of everything may not fit in memory
-        colour.add(patches.take(slice(first, first + 256))[0])
+    for first in range(0, len(patches), _COLOUR_BLOCK):  # in pieces: a float copy of everything may not fit in memory
+        colour.add(patches.take(slice(first, first + _COLOUR_BLOCK))[0])
     return colour.to_card()

@@ -1,127 +1,294 @@
-"""Train a network on patches: the loop over epochs and steps, and the choice of the best epoch."""
+"""Train a network on patches: the loop over epochs and steps, which can stop after any step and go on later."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
 from histo_runtime.errors import HistoError
-from histo_runtime.metrics import BinaryMetrics, binary_metrics
+from histo_runtime.metrics import binary_metrics
 from histo_runtime.progress import Progress
 from histo_runtime.scaling import scale
 from histo_runtime.views import activate
-from histo_train.augment import change, draw_changes
+from histo_train.augment import change
+from histo_train.averaging import MovingAverage
+from histo_train.batches import steps_per_epoch, training_batches
+from histo_train.checkpoint import State
 from histo_train.data import Patches
-from histo_train.recipe import AUGMENTATION_STREAM, ORDER_STREAM, PATCH_SIZE, Recipe
+from histo_train.history import Epoch, best_epoch, is_exhausted
+from histo_train.interrupt import Interrupts
+from histo_train.recipe import PATCH_SIZE, Recipe
 
 SCALING = "unit"
 THRESHOLD = 0.5
 
 
-@dataclass(frozen=True)
-class Epoch:
-    """What came out of one epoch; `images_per_second` counts training alone, `seconds` validation too."""
+class Keeper(Protocol):
+    """Keeps the state of a training from which another process can go on."""
 
-    number: int
-    loss: float
-    validation: BinaryMetrics
-    images_per_second: float
-    seconds: float
+    def due(self) -> bool:
+        """Tell whether the last state was kept so long ago that it is time for the next."""
+
+    def keep(self, state: State) -> None:
+        """Keep a state instead of the one before."""
 
 
-def fit(network: Any, train: Patches, valid: Patches, recipe: Recipe, report: Callable[[Epoch], None]) -> list[Epoch]:
-    """Train a network, and leave it with the weights of the epoch with the highest validation AUC.
+@dataclass
+class _Position:
+    """Where a training is: `step` steps of epoch `epoch` are done."""
+
+    epoch: int = 1
+    step: int = 0
+    loss: float = 0.0
+    seconds: float = 0.0
+    epochs: list[Epoch] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        return {**vars(self), "epochs": [epoch.to_dict() for epoch in self.epochs]}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> _Position:
+        return cls(**{**values, "epochs": [Epoch(**epoch) for epoch in values["epochs"]]})
+
+
+class Training:
+    """A network on its way through a recipe.
 
     Args:
         network: built by `model.build_network`.
         train: patches to learn from.
-        valid: patches to choose the best epoch by: full size, one view.
+        valid: patches to choose the best epoch by: one view, cut to the size that is trained on.
         recipe: how to train.
-        report: called at the end of each epoch.
+    """
 
-    Returns:
-        The epochs in order; `best_epoch` tells which one the weights are of.
+    def __init__(self, network: Any, train: Patches, valid: Patches, recipe: Recipe) -> None:
+        self._network, self._train, self._valid, self._recipe = network, train, valid, recipe
+        self._steps = steps_per_epoch(len(train), recipe.batch_size)
+        self._batch = min(recipe.batch_size, len(train))
+        self._average = MovingAverage(network, recipe.average)
+        self._best: Sequence[NDArray[Any]] = []
+        self._at = _Position()
+        self._compiled_for = 0
+        _compile(network, recipe)
+
+    @property
+    def epochs(self) -> Sequence[Epoch]:
+        """The epochs that are done."""
+        return tuple(self._at.epochs)
+
+    @property
+    def place(self) -> str:
+        """Where it is, in words."""
+        return f"{self._at.step} of {self._steps} steps of epoch {self._at.epoch}"
+
+    @property
+    def seconds_left(self) -> float:
+        """How long the rest will take, validation left out; a step costs as much as it has pixels."""
+        total = self._steps * self._recipe.epochs
+        done = (self._at.epoch - 1) * self._steps + self._at.step
+        cost = [0.0, 0.0]
+        for stage in self._recipe.stages(total):
+            before = min(max(done - stage.first, 0), stage.steps)
+            cost[0] += before * stage.crop**2
+            cost[1] += (stage.steps - before) * stage.crop**2
+        seconds = sum(epoch.seconds for epoch in self._at.epochs) + self._at.seconds
+        return seconds * cost[1] / cost[0] if cost[0] else math.nan
+
+    def state(self) -> State:
+        """Return what it takes to go on from here."""
+        arrays = {
+            "network": _values(self._network.variables),
+            "optimizer": _values(self._network.optimizer.variables),
+            "average": self._average.arrays(),
+            "best": list(self._best),
+        }
+        return State(arrays, self._at.to_json())
+
+    def restore(self, state: State) -> None:
+        """Go on from a state of a training with the same patches, recipe and network.
+
+        Raises:
+            HistoError: the state is of another network.
+        """
+        for name, variables in (
+            ("network", self._network.variables),
+            ("optimizer", self._network.optimizer.variables),
+        ):
+            arrays = state.arrays.get(name, ())
+            if [tuple(variable.shape) for variable in variables] != [array.shape for array in arrays]:
+                raise HistoError(f"the checkpoint is of another {name}: start again with --overwrite")
+            for variable, array in zip(variables, arrays, strict=True):
+                variable.assign(array)
+        if self._recipe.average:
+            self._average.restore(state.arrays["average"])
+        self._best = state.arrays.get("best", ())
+        self._at = _Position.from_json(state.position)
+
+    def run(self, report: Callable[[Training], None], keeper: Keeper | None, interrupts: Interrupts) -> Sequence[Epoch]:
+        """Train to the end, and leave the network with the weights of the best epoch.
+
+        Args:
+            report: called at the end of each epoch.
+            keeper: keeps states on the way: after every epoch, when they are due, and when the run is interrupted.
+            interrupts: looked at after each step.
+
+        Raises:
+            HistoError: the loss stopped being a number.
+            KeyboardInterrupt: the run was asked to stop; its state is kept.
+        """
+        while self._at.epoch <= self._recipe.epochs and not self._is_exhausted():
+            self._train_epoch(keeper, interrupts)
+            try:
+                self._finish_epoch(interrupts)
+            finally:  # interrupted while it validated: the epoch's steps are done all the same
+                if keeper:
+                    keeper.keep(self.state())
+            report(self)
+        self._network.set_weights(self._best)
+        return self.epochs
+
+    def _is_exhausted(self) -> bool:
+        return bool(self._at.epochs) and is_exhausted(self._at.epochs, self._recipe)
+
+    def _train_epoch(self, keeper: Keeper | None, interrupts: Interrupts) -> None:
+        recipe, at = self._recipe, self._at
+        batches = training_batches(
+            self._train,
+            seed=recipe.seed,
+            epoch=at.epoch,
+            batch_size=recipe.batch_size,
+            augmentation=recipe.augmentation,
+            first_step=at.step,
+        )
+        images, done = self._steps * self._batch, at.step * self._batch
+        with closing(batches), Progress(images, done=done, unit=f"images of epoch {at.epoch}") as progress:
+            for batch in batches:
+                started = time.monotonic()
+                self._train_step(*batch)
+                at.seconds += time.monotonic() - started
+                progress.advance(self._batch)
+                self._stop_or_keep(keeper, interrupts)
+
+    def _stop_or_keep(self, keeper: Keeper | None, interrupts: Interrupts) -> None:
+        if keeper and (interrupts.asked or keeper.due()):
+            keeper.keep(self.state())
+        if interrupts.asked:
+            raise KeyboardInterrupt(f"interrupted after {self.place}")
+
+    def _train_step(self, pixels: NDArray[np.uint8], changes: Any, labels: NDArray[np.float32]) -> None:
+        at, recipe = self._at, self._recipe
+        step = (at.epoch - 1) * self._steps + at.step
+        stage = recipe.stage_at(step, self._steps * recipe.epochs)
+        self._compile_for(stage.crop)
+        self._network.optimizer.learning_rate = recipe.rate_at(step, stage)
+        self._network.reset_metrics()  # older versions of Keras 3 return the mean since the last reset
+        loss = float(self._network.train_on_batch(change(pixels, changes, crop=stage.crop), labels))
+        if not math.isfinite(loss):
+            raise HistoError(
+                f"the loss is {loss} at step {at.step + 1} of epoch {at.epoch}:"
+                " start again with --overwrite and a smaller --learning-rate"
+            )
+        self._average.update(step)
+        at.step += 1
+        at.loss += loss
+
+    def _compile_for(self, crop: int) -> None:
+        """Have the backend compile for patches of this size and no others.
+
+        TensorFlow generalises what it has compiled for one size when it meets another, and rounds differently then:
+        a run that was continued after the change of size would end elsewhere in the last digits.
+        """
+        if crop != self._compiled_for:
+            self._network.make_train_function(force=True)
+            self._network.make_predict_function(force=True)
+            self._compiled_for = crop
+
+    def _finish_epoch(self, interrupts: Interrupts) -> None:
+        """Validate, and begin the next epoch."""
+        recipe, at = self._recipe, self._at
+        last = at.epoch * self._steps - 1
+        stage = recipe.stage_at(last, self._steps * recipe.epochs)
+        self._compile_for(stage.crop)
+        with self._average.swapped_in():
+            logits = predict_logits(self._network, self._valid, recipe.batch_size, stage.crop, interrupts)
+            loss, auc, accuracy = _validate(self._valid.labels[self._valid.rows], logits)
+            at.epochs.append(
+                Epoch(
+                    epoch=at.epoch,
+                    images=at.epoch * self._steps * self._batch,
+                    crop=stage.crop,
+                    learning_rate=recipe.rate_at(last, stage),
+                    loss=at.loss / self._steps,
+                    validation_loss=loss,
+                    validation_auc=auc,
+                    validation_accuracy=accuracy,
+                    seconds=at.seconds,
+                    images_per_second=self._steps * self._batch / max(at.seconds, 1e-9),
+                )
+            )
+            if best_epoch(at.epochs, recipe.select) is at.epochs[-1]:
+                self._best = [np.array(array) for array in self._network.get_weights()]
+        self._at = _Position(epoch=at.epoch + 1, epochs=at.epochs)
+
+
+def predict_logits(
+    network: Any, patches: Patches, batch_size: int, crop: int, interrupts: Interrupts | None = None
+) -> NDArray[np.float32]:
+    """Logits of patches, one view, their centres of side `crop`, `[N]`.
 
     Raises:
-        HistoError: the loss stopped being a number.
+        KeyboardInterrupt: the run was asked to stop.
     """
-    _compile(network, recipe)
-    steps = math.ceil(len(train) / recipe.batch_size)
-    epochs: list[Epoch] = []
-    best_weights: list[NDArray[np.float32]] = []
-    for number in range(1, recipe.epochs + 1):
-        started = time.monotonic()
-        loss, rate = _train_epoch(network, train, recipe, number, steps)
-        labels, probability = valid.labels[valid.rows], predict(network, valid, recipe.batch_size)
-        validation = binary_metrics(labels, probability, THRESHOLD)
-        epochs.append(Epoch(number, loss, validation, rate, time.monotonic() - started))
-        report(epochs[-1])
-        if best_epoch(epochs) is epochs[-1]:
-            best_weights = network.get_weights()
-    network.set_weights(best_weights)
-    return epochs
+    return np.concatenate(list(_batches_of_logits(network, patches, batch_size, crop, interrupts)))
 
 
-def best_epoch(epochs: Sequence[Epoch]) -> Epoch:
-    """Return the epoch with the highest validation AUC; of equals the latest, which has seen most."""
-    return max(epochs, key=lambda epoch: (epoch.validation.auc, epoch.number))
+def _batches_of_logits(
+    network: Any, patches: Patches, batch_size: int, crop: int, interrupts: Interrupts | None
+) -> Iterator[NDArray[np.float32]]:
+    edge = (PATCH_SIZE - crop) // 2
+    with Progress(len(patches), unit="validation patches") as progress:
+        for first in range(0, len(patches), batch_size):
+            pixels = patches.take(slice(first, first + batch_size))[0]
+            count = len(pixels)
+            # The last batch is filled up: a backend that compiles does so for each shape.
+            pixels = np.resize(pixels, (min(batch_size, len(patches)), *pixels.shape[1:]))
+            centres = pixels[:, edge : edge + crop, edge : edge + crop]
+            logits = np.asarray(network.predict_on_batch(scale(centres, SCALING)))
+            yield logits[:count, 0].astype(np.float32)
+            progress.advance(count)
+            if interrupts and interrupts.asked:
+                raise KeyboardInterrupt("interrupted while it was validating")
 
 
-def predict(network: Any, patches: Patches, batch_size: int) -> NDArray[np.float32]:
-    """Probability of the positive class for each patch, full size and unchanged, `[N]`."""
-    logits = [
-        np.asarray(network.predict_on_batch(scale(patches.take(slice(first, first + batch_size))[0], SCALING)))
-        for first in range(0, len(patches), batch_size)
-    ]
-    return activate(np.concatenate(logits)[:, 0], "sigmoid")
+def _validate(labels: NDArray[np.uint8], logits: NDArray[np.float32]) -> tuple[float, float, float]:
+    """Return mean binary cross-entropy, AUC and accuracy."""
+    signed = np.where(labels == 1, -logits, logits).astype(np.float64)
+    figures = binary_metrics(labels, activate(logits, "sigmoid"), THRESHOLD)
+    return float(np.logaddexp(0, signed).mean()), figures.auc, figures.accuracy
+
+
+def _values(variables: Sequence[Any]) -> list[NDArray[Any]]:
+    return [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
 
 
 def _compile(network: Any, recipe: Recipe) -> None:
-    optimizer = (
-        keras.optimizers.AdamW(recipe.learning_rate, weight_decay=recipe.weight_decay)
-        if recipe.weight_decay
-        else keras.optimizers.Adam(recipe.learning_rate)
-    )
-    if recipe.weight_decay:
+    if recipe.optimizer == "adamw":
+        optimizer = keras.optimizers.AdamW(recipe.learning_rate, weight_decay=recipe.weight_decay)
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    else:
+        optimizer = keras.optimizers.Adam(recipe.learning_rate)
     network.compile(
         optimizer=optimizer,
-        loss=keras.losses.BinaryCrossentropy(from_logits=True),
+        loss=keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing),
         # Measured on a CPU: XLA takes a third off TensorFlow's speed. JAX can't do without it.
         jit_compile=keras.backend.backend() == "jax",
     )
-
-
-def _train_epoch(network: Any, train: Patches, recipe: Recipe, number: int, steps: int) -> tuple[float, float]:
-    """Run the steps of an epoch; return their mean loss and the images per second."""
-    order = np.random.default_rng([recipe.seed, ORDER_STREAM, number]).permutation(len(train))
-    # The last batch is filled up from the start: batches of one size, none too small to normalise.
-    batches = np.resize(order, (steps, min(recipe.batch_size, len(train))))
-    losses = []
-    with Progress(steps, unit="steps") as progress:
-        for step, batch in enumerate(batches, start=(number - 1) * steps):
-            losses.append(_train_step(network, train, batch, recipe, step, steps * recipe.epochs))
-            if not math.isfinite(losses[-1]):
-                raise HistoError(f"the loss is {losses[-1]} at step {step + 1}: choose a smaller --learning-rate")
-            progress.advance()
-        return float(np.mean(losses)), batches.size / progress.elapsed
-
-
-def _train_step(
-    network: Any, train: Patches, batch: NDArray[np.intp], recipe: Recipe, step: int, total_steps: int
-) -> float:
-    stage = [stage for stage in recipe.stages(total_steps) if step >= stage.first][-1]
-    network.optimizer.learning_rate = recipe.rate_at(step, stage)
-    pixels, labels = train.take(batch)
-    seed = (recipe.seed, AUGMENTATION_STREAM, step)
-    changes = draw_changes(recipe.augmentation, len(batch), PATCH_SIZE, seed)
-    images = change(pixels, changes, crop=stage.crop)
-    network.reset_metrics()  # older versions of Keras 3 return the mean since the last reset
-    return float(network.train_on_batch(images, labels[:, None].astype(np.float32)))
+    optimizer.build(network.trainable_variables)

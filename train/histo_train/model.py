@@ -22,6 +22,7 @@ Weights = Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]]
 BLOCKS = ((2, 64), (2, 128), (4, 256), (4, 512), (4, 512))
 DENSE = "probability"
 DROPOUT = 0.5
+_HEAD = 0.01  # of the dense unit's first weights, as in Simonyan and Zisserman: it starts from not knowing
 # Runs are short (a few hundred steps in a demo), so the running statistics must follow within tens of steps.
 _BN_MOMENTUM = 0.9
 
@@ -51,16 +52,33 @@ def build_classifier(weights: Weights) -> Any:
     return classifier
 
 
-def build_network(*, batch_normalisation: bool) -> Any:
-    """Build what is trained, with He-normal weights: `[N, H, W, 3]` of any size, 0 to 1 -> logits `[N, 1]`."""
+def build_network(*, batch_normalisation: bool, mixed: bool = False) -> Any:
+    """Build what is trained, with He-normal weights: `[N, H, W, 3]` of any size, 0 to 1 -> logits `[N, 1]`.
+
+    Args:
+        batch_normalisation: after each convolution.
+        mixed: convolve in bfloat16. Weights, statistics, head and logits are float32 either way.
+    """
+    dtype = "mixed_bfloat16" if mixed else "float32"
     inputs = keras.Input((None, None, 3), name="patches")
     maps = inputs
     for block, (count, filters) in enumerate(BLOCKS, start=1):
         for number in range(1, count + 1):
-            maps = _convolution(maps, _conv(block, number), filters, batch_normalisation)
-        maps = layers.MaxPooling2D(name=f"block{block}_pool")(maps)
-    features = layers.Dropout(DROPOUT)(layers.GlobalAveragePooling2D()(maps))
-    return keras.Model(inputs, layers.Dense(1, name=DENSE)(features), name="training")
+            maps = _convolution(maps, _conv(block, number), filters, batch_normalisation, dtype)
+        maps = layers.MaxPooling2D(name=f"block{block}_pool", dtype=dtype)(maps)
+    features = layers.GlobalAveragePooling2D(dtype="float32")(maps)
+    features = layers.Dropout(DROPOUT, dtype="float32")(features)
+    head = layers.Dense(
+        1, kernel_initializer=keras.initializers.RandomNormal(stddev=_HEAD), name=DENSE, dtype="float32"
+    )
+    return keras.Model(inputs, head(features), name="training")
+
+
+def plain_network(weights: Weights) -> Any:
+    """Build the network of the plain classifier, in float32 and ending in logits: `[N, H, W, 3]` -> `[N, 1]`."""
+    network = build_network(batch_normalisation=False)
+    set_weights(network, weights)
+    return network
 
 
 def set_weights(network: Any, weights: Weights) -> None:
@@ -89,7 +107,7 @@ def folded_weights(network: Any) -> Weights:
     return weights
 
 
-def _convolution(maps: Any, name: str, filters: int, batch_normalisation: bool) -> Any:
+def _convolution(maps: Any, name: str, filters: int, batch_normalisation: bool, dtype: str) -> Any:
     convolution = layers.Conv2D(
         filters,
         3,
@@ -97,11 +115,12 @@ def _convolution(maps: Any, name: str, filters: int, batch_normalisation: bool) 
         use_bias=not batch_normalisation,  # a bias before a normalisation has no effect
         kernel_initializer="he_normal",
         name=name,
+        dtype=dtype,
     )
     maps = convolution(maps)
     if batch_normalisation:
-        maps = layers.BatchNormalization(momentum=_BN_MOMENTUM, name=_bn(name))(maps)
-    return layers.ReLU(name=f"{name}_relu")(maps)
+        maps = layers.BatchNormalization(momentum=_BN_MOMENTUM, name=_bn(name), dtype=dtype)(maps)
+    return layers.ReLU(name=f"{name}_relu", dtype=dtype)(maps)
 
 
 def _conv(block: int, number: int) -> str:

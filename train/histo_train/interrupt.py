@@ -1,0 +1,41 @@
+"""Interrupts that wait for the end of a step, so that what is saved is whole."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)  # SIGTERM is how batch systems and shutdowns ask
+
+
+class Interrupts:
+    """Whether the run was asked to stop."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        if self.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt  # the second Ctrl-C does not wait
+        self.asked = True
+
+
+@contextmanager
+def noted() -> Iterator[Interrupts]:
+    """Note SIGINT and SIGTERM instead of obeying them at once, while the body runs in the main thread.
+
+    In another thread nothing is noted: Python hands signals to the main thread alone.
+    """
+    interrupts = Interrupts()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupts
+        return
+    before = {number: signal.signal(number, interrupts._note) for number in _SIGNALS}
+    try:
+        yield interrupts
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

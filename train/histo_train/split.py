@@ -1,0 +1,95 @@
+"""Which patches are learned from and which are judged by: stratified, grouped, without leakage."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from histo_runtime.errors import InputError
+
+_CONTENT_NAME = 32  # hexadecimal digits of a content hash: 128 bits
+
+
+def content_groups(digests: NDArray[np.uint8]) -> NDArray[np.str_]:
+    """Name each patch after its pixels: `[M, 32]` bytes of SHA-256 -> `[M]`, equal for equal pixels."""
+    return np.array([row.tobytes().hex()[:_CONTENT_NAME] for row in digests], np.str_)
+
+
+def joined_groups(given: NDArray[np.str_], content: NDArray[np.str_]) -> NDArray[np.str_]:
+    """Merge groups (slides, patients) that have a patch in common.
+
+    Args:
+        given: `[M]`, group of each patch.
+        content: `[M]`, equal for equal patches.
+
+    Returns:
+        `[M]`: the name of a group, or of the first in the alphabet of those that hang together.
+    """
+    names, number = np.unique(given, return_inverse=True)
+    parent = list(range(len(names)))
+
+    def root(group: int) -> int:
+        while parent[group] != group:
+            parent[group] = group = parent[parent[group]]
+        return group
+
+    _, first, same = np.unique(content, return_index=True, return_inverse=True)
+    for group, other in np.unique(np.stack([number, number[first[same]]], axis=1), axis=0).tolist():
+        left, right = sorted((root(group), root(other)))
+        parent[right] = left
+    return names[np.array([root(group) for group in range(len(names))], np.intp)][number]
+
+
+def held_out(
+    labels: NDArray[np.uint8], groups: NDArray[np.str_], share: float, rng: np.random.Generator
+) -> NDArray[np.bool_]:
+    """Choose whole groups at random that hold about `share` of each class.
+
+    Groups come in random order, and one is taken when that brings both classes together nearer to their share (the
+    sum of the relative distances). Groups of single patches meet it to the patch.
+
+    Args:
+        labels: 0 or 1, `[N]`.
+        groups: `[N]`.
+        share: in 0 to 1.
+        rng: decides.
+
+    Returns:
+        `[N]`, True for what is held out.
+
+    Raises:
+        InputError: a class has too few groups to be on both sides.
+    """
+    names, group_of = np.unique(groups, return_inverse=True)
+    sizes = np.stack([np.bincount(group_of[labels == label], minlength=len(names)) for label in (0, 1)], axis=1)
+    total = sizes.sum(axis=0)
+    wanted = np.maximum(share * total, 1)
+    chosen = _nearest(sizes.tolist(), wanted.tolist(), rng.permutation(len(names)).tolist())
+    members = [np.flatnonzero(sizes[:, label]) for label in (0, 1)]
+    for with_label in members:
+        if (
+            with_label.size and not chosen[with_label].any()
+        ):  # only large groups have this class: the smallest of them must do
+            chosen[with_label[np.argmin(sizes[with_label].sum(axis=1))]] = True
+    for label, with_label in enumerate(members):
+        if chosen[with_label].all():
+            raise InputError(
+                f"only {len(with_label)} different patches or groups of class {label}: too few to hold {share:g} of"
+                " them back for validation: name a validation set of its own"
+            )
+    return np.asarray(chosen[group_of])
+
+
+def _nearest(sizes: list[list[int]], wanted: list[float], order: list[int]) -> NDArray[np.bool_]:
+    chosen = np.zeros(len(sizes), dtype=bool)
+    left = list(wanted)
+    for group in order:
+        after = [rest - size for rest, size in zip(left, sizes[group], strict=True)]
+        if _distance(after, wanted) < _distance(left, wanted):
+            chosen[group] = True
+            left = after
+    return chosen
+
+
+def _distance(left: list[float], wanted: list[float]) -> float:
+    return sum(abs(rest) / target for rest, target in zip(left, wanted, strict=True))
