@@ -9,15 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 
-from histo_export.fuse import fuse, with_card
-from histo_export.pixels import take_pixels
-from histo_export.quantize import plan, quantise
 from histo_runtime import PatchClassifier
-from histo_runtime.golden import pack_golden
-from tests.tiny import SIZE, tiny_card, tiny_core
+from tests.conftest import SIDE
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "javascript"
 # What npm says when there is no way to its registry; anything else that goes wrong is a failure.
@@ -41,7 +36,7 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def node(example: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = ["node", "probability.js", *map(str, arguments)]
+    command = ["node", "probability.mjs", *map(str, arguments)]
     return subprocess.run(command, cwd=example, capture_output=True, text=True, timeout=120)
 
 
@@ -54,23 +49,11 @@ def answers(example: Path, model: Path, patches: np.ndarray, folder: Path) -> di
     return {line["name"]: np.array(line["data"]).reshape(line["dims"]) for line in lines}
 
 
-def int8_model(target: Path, calibration: np.ndarray) -> Path:
-    """The tiny network in int8, as histo-export lowers it, with ranges that fit these patches."""
-    card = tiny_card(1, precision="int8")
-    planned = plan(tiny_core(1))
-    ranges = dict.fromkeys(planned.tensors, (np.float64(-30), np.float64(30)))
-    quantised = quantise(planned, ranges, target="vnni", scaling="unit")
-    model = fuse(take_pixels(quantised, "unit"), card)
-    own = np.zeros(len(calibration), np.float32)
-    onnx.save_model(with_card(model, card.replace(golden=pack_golden(calibration, own, own))), str(target))
-    return target
-
-
-@pytest.mark.parametrize("model", ["sigmoid_d4", "softmax_flips", "int8"])
+@pytest.mark.parametrize("model", ["sigmoid_d4", "softmax_flips", "sigmoid_d4_int8_arm"])
 def test_javascript_and_python_give_the_same_probabilities(
     model: str, example: Path, models: Path, patches: np.ndarray, tmp_path: Path
 ) -> None:
-    path = int8_model(tmp_path / "int8.onnx", patches[:8]) if model == "int8" else models / f"{model}.onnx"
+    path = models / f"{model}.onnx"
     expected = PatchClassifier(path, device="cpu").predict(patches)
     found = answers(example, path, patches, tmp_path)
     merged = expected.probability if expected.class_probability is None else expected.class_probability
@@ -82,10 +65,10 @@ def test_javascript_and_python_give_the_same_probabilities(
 
 
 def test_bytes_that_are_no_whole_patches_are_refused(example: Path, models: Path, tmp_path: Path) -> None:
-    (tmp_path / "pixels.raw").write_bytes(bytes(SIZE * SIZE * 3 + 1))
+    (tmp_path / "pixels.raw").write_bytes(bytes(SIDE * SIDE * 3 + 1))
     done = node(example, models / "sigmoid_d4.onnx", tmp_path / "pixels.raw")
     assert done.returncode == 1
-    assert f"not a whole number of {SIZE} x {SIZE} patches" in done.stderr
+    assert f"not a whole number of {SIDE} x {SIDE} patches" in done.stderr
     assert done.stdout == ""
 
 
