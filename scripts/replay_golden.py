@@ -12,10 +12,10 @@ import sys
 import time
 
 import numpy as np
-import onnxruntime
 
 from histo_runtime import PatchClassifier
 from histo_runtime.golden import TOLERANCE, unpack_golden
+from histo_runtime.onnx_runtime import import_onnxruntime
 
 
 def replay(model: str, most: int | None) -> bool:
@@ -45,7 +45,8 @@ def main(arguments: list[str]) -> int:
     if not arguments:
         sys.exit(str(__doc__))
     print(
-        f"{platform.machine()}, Python {platform.python_version()}, onnxruntime {onnxruntime.__version__}", flush=True
+        f"{platform.machine()}, Python {platform.python_version()}, onnxruntime {import_onnxruntime().__version__}",
+        flush=True,
     )
     models = [argument.partition(".onnx:") for argument in arguments]
     passed = [replay(f"{name}.onnx" if most else name, int(most) if most else None) for name, _, most in models]
