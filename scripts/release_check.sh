@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# The wheel as users get it: built, installed with `cpu` alone, held against the runtime's tests; and what a start costs.
+# The wheel as users get it: built, installed with `cpu` alone, held against the runtime's tests; what a start costs;
+# and the runtime on emulated Arm, where the packages for it can be had.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+root=$PWD
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
@@ -52,3 +54,10 @@ PYTHON
 
 "$python" -m pip install --quiet --disable-pip-version-check --constraint constraints.txt pytest hypothesis
 "$python" -m pytest tests/runtime -q
+(cd "$root" && "$python" -m pytest tests/containers -m release -q)
+
+if command -v apt-get > /dev/null && [ "$(uname -m)" = x86_64 ]; then
+    "$root/scripts/check_arm.sh"
+else
+    echo "not checked on Arm: scripts/check_arm.sh needs a Debian or Ubuntu machine" >&2
+fi

@@ -15,6 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from histo_export.convert import CORE_INPUT, CORE_OUTPUT, IR_VERSION, OPSET
 from histo_export.fuse import fuse, with_card
+from histo_export.pixels import take_pixels
+from histo_export.quantize import plan, quantise
 from histo_runtime.card import ModelCard, default_label_rule
 from histo_runtime.golden import pack_golden
 from histo_runtime.views import POLICIES, apply_views, merge_views
@@ -22,6 +24,7 @@ from histo_runtime.views import POLICIES, apply_views, merge_views
 DATA = Path(__file__).parent / "data"
 SIZE = 32
 _FILTERS = 4
+_LARGEST = 4.0  # no value of the tiny network's convolution is larger, behind its ReLU
 
 
 def tiny_core(outputs: int) -> onnx.ModelProto:
@@ -73,8 +76,15 @@ def tiny_card(outputs: int, policy: str = "d4", **changes: object) -> ModelCard:
     return card.replace(**changes)
 
 
-def tiny_model(outputs: int, policy: str = "d4") -> onnx.ModelProto:
-    """The whole file, golden patches included."""
+def tiny_int8_core(outputs: int, target: str) -> onnx.ModelProto:
+    """The core in int8, with ranges that fit every patch."""
+    planned = plan(tiny_core(outputs))
+    ranges = dict.fromkeys(planned.tensors, (np.float64(0), np.float64(_LARGEST)))
+    return take_pixels(quantise(planned, ranges, target=target, scaling="unit"), "unit")
+
+
+def tiny_model(outputs: int, policy: str = "d4", target: str | None = None) -> onnx.ModelProto:
+    """The whole file, golden patches included; in int8 for a target when there is one."""
     card = tiny_card(outputs, policy)
     patches = np.random.default_rng(5).integers(0, 256, (8, SIZE, SIZE, 3), np.uint8)
     patches = (patches * np.linspace(0.2, 1, 8)[:, None, None, None]).astype(np.uint8)
@@ -82,11 +92,21 @@ def tiny_model(outputs: int, policy: str = "d4") -> onnx.ModelProto:
     logits = np.stack([tiny_logits(outputs, view) for view in views], axis=1).astype(np.float32)
     logits = logits[..., 0] if outputs == 1 else logits
     answers = merge_views(logits, card.activation, card.merge)
-    return with_card(fuse(tiny_core(outputs), card), card.replace(golden=pack_golden(patches, answers, answers)))
+    card = card.replace(golden=pack_golden(patches, answers, answers))
+    if target is None:
+        return with_card(fuse(tiny_core(outputs), card), card)
+    # The answers in it are float32's, from which int8 may differ by 0.02.
+    card = card.replace(precision="int8", calibration={"target": target})
+    return with_card(fuse(tiny_int8_core(outputs, target), card), card)
 
 
-FILES = {"sigmoid_d4.onnx": (1, "d4"), "sigmoid_none.onnx": (1, "none"), "softmax_flips.onnx": (3, "flips")}
+FILES: dict[str, tuple[int, str, str | None]] = {
+    "sigmoid_d4.onnx": (1, "d4", None),
+    "sigmoid_d4_int8_arm.onnx": (1, "d4", "arm"),
+    "sigmoid_none.onnx": (1, "none", None),
+    "softmax_flips.onnx": (3, "flips", None),
+}
 
 if __name__ == "__main__":
-    for name, (outputs, policy) in FILES.items():
-        onnx.save_model(tiny_model(outputs, policy), str(DATA / name))
+    for name, described in FILES.items():
+        onnx.save_model(tiny_model(*described), str(DATA / name))

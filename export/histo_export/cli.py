@@ -96,7 +96,14 @@ if TYPE_CHECKING:
     show_default=True,
     help="Rewrite 3x3 convolutions as Winograd's filtering, faster on CPUs, in the same fp32 weights.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace ONNX when it exists.")
+@click.option(
+    "--triton",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Also write a model repository for NVIDIA's Triton server: DIR/NAME with config.pbtxt, labels.txt and a copy"
+    " of the model without the input `views`, so that requests share batches. NAME is that of ONNX.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace ONNX, and DIR/NAME of --triton, when they exist.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object on stdout.")
 def export(
     model: Path,
@@ -114,6 +121,7 @@ def export(
     threshold: float | None,
     microns_per_pixel: float | None,
     optimize: str,
+    triton: Path | None,
     overwrite: bool,
     as_json: bool,
 ) -> None:
@@ -148,6 +156,7 @@ def export(
         calibrate=calibrate,
         labels=labels,
         optimize=optimize,
+        triton=triton,
     )
     exported = export_model(model, onnx, options, overwrite=overwrite)
     facts = _facts(exported)
@@ -182,6 +191,7 @@ def _facts(exported: Exported) -> dict[str, Any]:
         "onnx": str(exported.target),
         "onnx_bytes": exported.target.stat().st_size,
         "sha256": exported.sha256,
+        **({} if exported.triton is None else {"triton": str(exported.triton)}),
     }
 
 

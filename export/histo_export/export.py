@@ -24,6 +24,7 @@ from histo_export.patch_sets import VERIFIED_PATCHES, PatchSets, read_patch_sets
 from histo_export.policy import read_policy
 from histo_export.precision import GateError, comparison_patches, lower
 from histo_export.target import choose_target
+from histo_export.triton import check_repository, write_repository
 from histo_export.verify import LOGIT_TOLERANCE, Parity, Reference, compare, keras_reference, runs, verification_patches
 from histo_export.vgg19 import PATCH_SIZE
 from histo_runtime import PatchClassifier
@@ -53,6 +54,7 @@ class Exported:
     parameters: int
     operators: Counter[str]
     sha256: str
+    triton: Path | None = None
 
 
 def export_model(source: Path, target: Path, options: ExportOptions, *, overwrite: bool = False) -> Exported:
@@ -63,6 +65,8 @@ def export_model(source: Path, target: Path, options: ExportOptions, *, overwrit
             is left at `target` then.
     """
     _check_target(source, target, overwrite=overwrite)
+    if options.triton is not None:
+        check_repository(options.triton, target, overwrite=overwrite)
     _check_options(options)
     read_policy(options.views, size=PATCH_SIZE)  # what can't be built is refused before minutes of work
     import_onnxruntime()  # before minutes of work: without it nothing can be verified
@@ -104,6 +108,7 @@ def export_model(source: Path, target: Path, options: ExportOptions, *, overwrit
         parameters=int(network.model.count_params()),
         operators=operator_counts(core),
         sha256=sha256,
+        triton=None if options.triton is None else write_repository(options.triton, target),
     )
 
 

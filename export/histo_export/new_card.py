@@ -33,6 +33,7 @@ class ExportOptions:
     calibrate: Path | None = None
     labels: str | None = None
     optimize: str = "none"
+    triton: Path | None = None
 
 
 def scaling_of(file: KerasFile, options: ExportOptions) -> str:

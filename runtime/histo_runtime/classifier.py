@@ -229,6 +229,7 @@ class PatchClassifier:
             batch_patches=batch_patches,
             size=self.card.size,
             workers=workers or default_workers(),
+            in_flight=inference.in_flight,
         )
 
     def batch_patches(self, tta: str = "full") -> int:

@@ -33,6 +33,9 @@ _NAMES = {CUDA: "CUDA", TENSORRT: "TensorRT"}
 # Counted in views. On a CPU more gains nothing and only holds memory (2.4 MB a view in VGG19's first layer
 # alone); on a GPU the matrix units need hundreds.
 _BATCH_VIEWS = {"cpu": 32, "cuda": 256, "tensorrt": 256}
+_NHWC_OPTION = "prefer_nhwc"
+# Matrix units take their operands channels last; otherwise cuDNN transposes round every convolution.
+_CHANNELS_LAST = {_NHWC_OPTION: "1"}
 _GPU_EXTRA = 'pip install "histo-edge[gpu]"'
 
 _log = logging.getLogger("histo_runtime")
@@ -162,7 +165,14 @@ class _Opening:
         return self._opened(session, "cpu", note)
 
     def cuda(self) -> OpenSession:
-        return self._opened(self._on_gpu(CUDA, [self._cuda(), self._provider(CPU)]), f"cuda:{self.index}")
+        try:
+            session = self._on_gpu(CUDA, [self._cuda(_CHANNELS_LAST), self._provider(CPU)])
+        except DeviceError as error:
+            # Every build since 1.20 should know the option; one that does not must not lose CUDA for it.
+            if _NHWC_OPTION not in str(error):
+                raise
+            session = self._on_gpu(CUDA, [self._cuda(), self._provider(CPU)])
+        return self._opened(session, f"cuda:{self.index}")
 
     def tensorrt(self) -> OpenSession:
         self._require(TENSORRT)
@@ -213,8 +223,9 @@ class _Opening:
             raise DeviceError(f"this onnxruntime ({ort.__version__}) is built without {_NAMES[provider]}: {remedy}")
         preload(ort)
 
-    def _cuda(self) -> Any:
-        return self._provider(CUDA, {"device_id": str(self.index), **({"use_tf32": "0"} if self.request.exact else {})})
+    def _cuda(self, layout: Mapping[str, str] | None = None) -> Any:
+        exact = {"use_tf32": "0"} if self.request.exact else {}
+        return self._provider(CUDA, {"device_id": str(self.index), **(layout or {}), **exact})
 
     def _provider(self, name: str, options: Mapping[str, str] | None = None) -> Any:
         merged = {**(options or {}), **self.request.provider_options.get(name, {})}

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from histo_runtime.card import ModelCard
 from histo_runtime.errors import CardError, PatchError
 from histo_runtime.patches import read_patch
 
@@ -42,6 +43,22 @@ def pack_golden(
     )
 
 
+def unpack_golden(card: ModelCard) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """Return a card's golden patches, uint8 `[G, S, S, 3]`, and the file's own answers at export, `[G]` or `[G, C]`.
+
+    Raises:
+        CardError: there are none, or they can't be decoded.
+    """
+    if not card.golden:
+        raise CardError("the card has no golden patches: export the model again with histo-export")
+    try:
+        images = [base64.b64decode(entry["png"], validate=True) for entry in card.golden]
+        patches = np.stack([read_patch(image, size=card.size) for image in images])
+        return patches, np.array([entry["probability"] for entry in card.golden], np.float64)
+    except (KeyError, TypeError, ValueError, binascii.Error, PatchError) as error:
+        raise CardError(f"its golden patches are damaged ({error})") from error
+
+
 def replay_golden(classifier: PatchClassifier) -> float | None:
     """Score a model's golden patches on its device; returns the largest difference from its own answers.
 
@@ -50,15 +67,12 @@ def replay_golden(classifier: PatchClassifier) -> float | None:
     Raises:
         CardError: the golden patches can't be decoded.
     """
-    golden = classifier.card.golden
-    if not golden:
+    if not classifier.card.golden:
         return None
     try:
-        images = [base64.b64decode(entry["png"], validate=True) for entry in golden]
-        patches = np.stack([read_patch(image, size=classifier.card.size) for image in images])
-        expected = np.array([entry["probability"] for entry in golden], np.float64)
-    except (KeyError, TypeError, ValueError, binascii.Error, PatchError) as error:
-        raise CardError(f"{classifier.model}: its golden patches are damaged ({error})") from error
+        patches, expected = unpack_golden(classifier.card)
+    except CardError as error:
+        raise CardError(f"{classifier.model}: {error}") from error
     answers = classifier.predict(patches)
     own = answers.probability if answers.class_probability is None else answers.class_probability
     if own.shape != expected.shape:

@@ -43,6 +43,14 @@ class Inference:
             return block_patches(self.most_patches(self._stages[0].views), self.batch_views)
         return self.most_patches(1 if tta == "none" else len(self.card.views))
 
+    @property
+    def in_flight(self) -> int:
+        """How many batches are best computed at once.
+
+        On a GPU one is copied and prepared while another is computed; the threads of a CPU are busy with one.
+        """
+        return 1 if self.device == "cpu" else 2
+
     def most_patches(self, views: int) -> int:
         """How many patches are computed at once under so many views."""
         if self.device.startswith("tensorrt"):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -12,20 +14,22 @@ from typing import Any
 from histo_runtime.cuda_libraries import missing_libraries, needed_libraries
 from histo_runtime.errors import DeviceError, missing_extra
 
+_TELEMETRY = "ORT_DISABLE_TELEMETRY"
 WHEELS = ("onnxruntime", "onnxruntime-gpu")
 _LOG_ERRORS = 3  # onnxruntime severities: 2 warning, 3 error
 _LOG_WARNINGS = 2
 
 
 def import_onnxruntime() -> Any:
-    """Import onnxruntime.
+    """Import onnxruntime, with its telemetry off unless the host imported it before or set ORT_DISABLE_TELEMETRY.
 
     Raises:
         MissingExtraError: it is not installed; the error is the line that installs it.
         DeviceError: it is installed, but damaged.
     """
     try:
-        import onnxruntime
+        with _telemetry_off():
+            import onnxruntime
     except ModuleNotFoundError as error:
         if error.name != "onnxruntime":
             raise _damaged(error) from error
@@ -33,6 +37,23 @@ def import_onnxruntime() -> Any:
     except ImportError as error:
         raise _damaged(error) from error
     return onnxruntime
+
+
+@contextmanager
+def _telemetry_off() -> Iterator[None]:
+    """Keep onnxruntime from reporting models and machine to its maker, as it does on Linux from 1.29 on.
+
+    It looks at the variable when it is imported, and never again; `disable_telemetry_events` comes too late for the
+    identifier that it leaves in the user's cache folder. The environment of the host is as before afterwards.
+    """
+    if _TELEMETRY in os.environ or "onnxruntime" in sys.modules:
+        yield
+        return
+    os.environ[_TELEMETRY] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(_TELEMETRY, None)
 
 
 def installed_wheels() -> dict[str, str]:

@@ -1,8 +1,8 @@
 """Read, decode, batch and infer, overlapped, so that the processor never waits for a patch.
 
-Decoding threads fill preallocated uint8 buffers some batches ahead; one thread infers. Order is kept, memory is bounded
-whatever the number of patches, and each patch in gives one result out. A patch that fails keeps its slot in the batch,
-so which patches share a batch depends on their positions alone.
+Decoding threads fill preallocated uint8 buffers some batches ahead; one thread infers, on a GPU two. Order is kept,
+memory is bounded whatever the number of patches, and each patch in gives one result out. A patch that fails keeps its
+slot in the batch, so which patches share a batch depends on their positions alone.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from histo_runtime.predictions import Predictions
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-_INFERENCES_AHEAD = 2  # one being computed, one waiting: the processor never waits for a batch
+_WAITING = 1  # beyond the batches being computed: the processor never waits for one
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ def overlapped(
     batch_patches: int,
     size: int,
     workers: int,
+    in_flight: int = 1,
 ) -> Iterator[Batch[Item]]:
     """Yield batch after batch of `batch_patches` items; the last one may be smaller.
 
@@ -78,8 +79,9 @@ def overlapped(
         batch_patches: patches a batch.
         size: side of the patches in pixels.
         workers: decoding threads.
+        in_flight: how many batches `infer` is given at once, from as many threads.
     """
-    run = _Run(decode, infer, batch_patches, size, workers)
+    run = _Run(decode, infer, batch_patches, size, workers, in_flight)
     finished = False
     try:
         yield from run.batches(iter(items))
@@ -111,16 +113,18 @@ class _Run(Generic[Item]):
         batch_patches: int,
         size: int,
         workers: int,
+        in_flight: int,
     ) -> None:
         self._decode = decode
         self._infer = infer
         self._batch_patches = batch_patches
         # Small batches are decoded further ahead, so that every worker has something to do.
         self._decodings_ahead = max(2, -(-2 * workers // batch_patches))
-        buffers = self._decodings_ahead + _INFERENCES_AHEAD + 1
+        self._inferences_ahead = in_flight + _WAITING
+        buffers = self._decodings_ahead + self._inferences_ahead + 1
         self._free = [np.zeros((batch_patches, size, size, 3), np.uint8) for _ in range(buffers)]
         self._decoders = ThreadPoolExecutor(workers, thread_name_prefix="histo-decode")
-        self._inference = ThreadPoolExecutor(1, thread_name_prefix="histo-infer")
+        self._inference = ThreadPoolExecutor(in_flight, thread_name_prefix="histo-infer")
 
     def batches(self, items: Iterator[Item]) -> Iterator[Batch[Item]]:
         decoding: deque[_Decoding[Item]] = deque()
@@ -130,7 +134,7 @@ class _Run(Generic[Item]):
                 decoding.append(self._start_decoding(chunk))
             if decoding:
                 inferring.append(self._start_inferring(decoding.popleft()))
-            if len(inferring) > _INFERENCES_AHEAD or (inferring and not decoding):
+            if len(inferring) > self._inferences_ahead or (inferring and not decoding):
                 yield from self._finish(inferring.popleft())
             elif not decoding:
                 return

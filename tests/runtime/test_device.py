@@ -39,6 +39,7 @@ class FakeRuntime:
         self.state = {CUDA: cuda, TENSORRT: tensorrt, CPU: "works"}
         self.model_opens = model_opens
         self.profiles_fit = True
+        self.knows_nhwc = True
         self.requests: list[list[Any]] = []
         self.options: list[Any] = []
         self.threads: list[threading.Thread] = []
@@ -78,6 +79,8 @@ class FakeRuntime:
 
     def _refusal(self, asked: Sequence[tuple[str, dict[str, str]]]) -> str:
         for name, options in asked:
+            if name == CUDA and "prefer_nhwc" in options and not self.knows_nhwc:
+                return 'Unknown provider option: "prefer_nhwc".'
             if self.state[name] == "creation fails":
                 return "CUDA failure 101: invalid device ordinal\nmore lines"
             if name == TENSORRT and "trt_profile_min_shapes" in options and not self.profiles_fit:
@@ -153,7 +156,7 @@ def test_cuda_that_works_is_taken_with_its_index(runtime: FakeRuntime, device: s
     assert (found.device, found.note) == (f"cuda:{index}", "")
     assert found.session.get_providers()[0] == CUDA
     (request,) = runtime.requests
-    assert request[0] == (CUDA, {"device_id": index})
+    assert request[0] == (CUDA, {"device_id": index, "prefer_nhwc": "1"})
 
 
 @pytest.mark.parametrize("runtime", BROKEN, indirect=True)
@@ -385,6 +388,14 @@ def test_a_cache_that_can_not_be_made_is_an_error_by_name(
     assert (TENSORRT, 256) not in runtime.runs
 
 
+@pytest.mark.parametrize("runtime", ["works"], indirect=True)
+def test_a_build_that_does_not_know_the_layout_keeps_cuda_without_it(runtime: FakeRuntime) -> None:
+    runtime.knows_nhwc = False
+    assert opened("auto").device == "cuda:0"
+    assert runtime.requests[-1][0] == (CUDA, {"device_id": "0"})
+    assert runtime.runs[-1] == (CUDA, 256)
+
+
 # What else a caller may ask for
 
 
@@ -400,7 +411,7 @@ def test_the_warm_up_on_a_gpu_is_a_whole_batch(runtime: FakeRuntime) -> None:
 @pytest.mark.parametrize("runtime", [("works", "works")], indirect=True)
 def test_exact_turns_tf32_off_and_is_refused_where_it_can_not_be(runtime: FakeRuntime) -> None:
     opened("cuda:1", exact=True)
-    assert runtime.requests[-1][0] == (CUDA, {"device_id": "1", "use_tf32": "0"})
+    assert runtime.requests[-1][0] == (CUDA, {"device_id": "1", "prefer_nhwc": "1", "use_tf32": "0"})
     opened("cuda:1")
     assert "use_tf32" not in runtime.requests[-1][0][1]
     assert opened("cpu", exact=True).device == "cpu"
@@ -411,7 +422,10 @@ def test_exact_turns_tf32_off_and_is_refused_where_it_can_not_be(runtime: FakeRu
 @pytest.mark.parametrize("runtime", ["works"], indirect=True)
 def test_a_callers_provider_options_come_on_top_of_ours(runtime: FakeRuntime) -> None:
     opened("cuda", provider_options={CUDA: {"gpu_mem_limit": "1000"}, CPU: {"a": "b"}})
-    assert runtime.requests[-1] == [(CUDA, {"device_id": "0", "gpu_mem_limit": "1000"}), (CPU, {"a": "b"})]
+    assert runtime.requests[-1] == [
+        (CUDA, {"device_id": "0", "prefer_nhwc": "1", "gpu_mem_limit": "1000"}),
+        (CPU, {"a": "b"}),
+    ]
     for wrong in ({"CUDA": {}}, {CUDA: {"device_id": "1"}}):
         with pytest.raises(UsageError, match="provider_options"):
             opened("cuda", provider_options=wrong)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import pkgutil
 import subprocess
 import sys
@@ -85,6 +86,30 @@ for was, is_now in zip(before, state()):
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr, done.stdout) == (0, "", "")
+
+
+def test_onnxruntime_reports_nothing_to_its_maker_and_leaves_nothing_in_the_home_folder(
+    models: Path, tmp_path: Path
+) -> None:
+    program = f"""
+import os
+from histo_runtime import PatchClassifier
+import numpy as np
+PatchClassifier({str(models / "sigmoid_none.onnx")!r}, device="cpu").predict(np.zeros((1, 32, 32, 3), np.uint8))
+assert "ORT_DISABLE_TELEMETRY" not in os.environ
+"""
+    # `CI` turns it off too, and a cache folder that is named lies elsewhere.
+    off = ("CI", "ORT_DISABLE_TELEMETRY", "ORT_RUNNING_UNIT_TESTS", "XDG_CACHE_HOME")
+    environment = {name: value for name, value in os.environ.items() if name not in off}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**environment, "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in tmp_path.rglob("*")] == []
 
 
 def imported(room: Path) -> Iterator[tuple[Path, str]]:

@@ -101,3 +101,8 @@ def test_on_the_cpu_nothing_is_filled_up(model: Path, some: np.ndarray) -> None:
     inference, session = on("cpu", model)
     inference.score(some[:3], "full", quiet_run_options(), whole_batches=True)
     assert session.shapes == [(3, 8)]
+
+
+@pytest.mark.parametrize(("device", "batches"), [("cpu", 1), ("cuda:0", 2), ("tensorrt:0", 2)])
+def test_a_gpu_gets_the_next_batch_while_it_computes_one(device: str, batches: int, model: Path) -> None:
+    assert on(device, model)[0].in_flight == batches

@@ -32,10 +32,24 @@ def infer(buffer: np.ndarray, count: int) -> Predictions:
 
 
 def run(
-    items, *, decode=decode, infer=infer, cancel=lambda: None, batch_patches: int = 4, workers: int = 3
+    items,
+    *,
+    decode=decode,
+    infer=infer,
+    cancel=lambda: None,
+    batch_patches: int = 4,
+    workers: int = 3,
+    in_flight: int = 1,
 ) -> Iterator[Batch[int]]:
     return overlapped(
-        items, decode=decode, infer=infer, cancel=cancel, batch_patches=batch_patches, size=2, workers=workers
+        items,
+        decode=decode,
+        infer=infer,
+        cancel=cancel,
+        batch_patches=batch_patches,
+        size=2,
+        workers=workers,
+        in_flight=in_flight,
     )
 
 
@@ -62,10 +76,34 @@ def assert_no_thread_is_left() -> None:
     st.lists(st.integers(-20, 250), max_size=70),
     st.integers(1, 9),
     st.integers(1, 4),
+    st.integers(1, 3),
 )
-def test_every_item_gives_its_own_outcome_in_order(items: list[int], batch_patches: int, workers: int) -> None:
+def test_every_item_gives_its_own_outcome_in_order(
+    items: list[int], batch_patches: int, workers: int, in_flight: int
+) -> None:
     expected = [(item, f"bad {item}", None) if item < 0 else (item, "", item) for item in items]
-    assert list(outcomes(run(items, batch_patches=batch_patches, workers=workers))) == expected
+    found = outcomes(run(items, batch_patches=batch_patches, workers=workers, in_flight=in_flight))
+    assert list(found) == expected
+
+
+@pytest.mark.parametrize("in_flight", [1, 2, 3])
+def test_as_many_batches_are_computed_at_once_as_was_said(in_flight: int) -> None:
+    at_once: list[int] = []
+    busy, lock, together = 0, threading.Lock(), threading.Barrier(in_flight, timeout=10)
+
+    def noted(buffer: np.ndarray, count: int) -> Predictions:
+        nonlocal busy
+        with lock:
+            busy += 1
+            at_once.append(busy)
+        together.wait()  # passes only when all of them are inside
+        with lock:
+            busy -= 1
+        return infer(buffer, count)
+
+    found = list(outcomes(run(range(24), infer=noted, batch_patches=2, in_flight=in_flight)))
+    assert [item for item, *_ in found] == [value for *_, value in found] == list(range(24))
+    assert max(at_once) == in_flight
 
 
 def test_order_is_kept_when_the_first_are_the_slowest_to_decode() -> None:

@@ -1,0 +1,29 @@
+# histo-edge on CUDA: docker build -f containers/gpu.Dockerfile -t histo-edge:gpu .
+# CUDA and cuDNN come as wheels; the driver is the host's, by NVIDIA's container toolkit (docker run --gpus all).
+FROM python:3.11-slim-bookworm AS build
+ARG EXTRAS=gpu
+WORKDIR /build
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY runtime runtime
+COPY export export
+COPY train train
+# pip compiles modules here: the file system is read-only where they run.
+RUN python -m venv /opt/histo \
+    && /opt/histo/bin/pip install --no-cache-dir --constraint constraints.txt ".[${EXTRAS}]" \
+    && /opt/histo/bin/pip uninstall --yes pip
+
+FROM python:3.11-slim-bookworm
+RUN useradd --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin histo
+COPY --from=build /opt/histo /opt/histo
+ENV PATH=/opt/histo/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    ORT_DISABLE_TELEMETRY=1 \
+    HISTO_MODEL=/models/model.onnx \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+USER 10001:10001
+WORKDIR /work
+# Exit code 1 when the model does not open or misses its golden patches. It computes for some seconds: not too often.
+HEALTHCHECK --interval=10m --timeout=2m --start-period=2m --retries=2 CMD ["histo-doctor"]
+ENTRYPOINT ["histo-infer"]
+CMD ["--help"]
