@@ -100,7 +100,7 @@ def _run_facts(record: Record) -> list[tuple[str, str]]:
     others, blank = record.number("others", given), record.number("blank", record.part("counts"))
     return [
         ("Patches", ", ".join(arguments[:_ARGUMENTS_SHOWN]) + more),
-        ("Left out", f"{others:,} files that are no images by their suffix" if others else ""),
+        ("Left out", f"{others:,} {'file' if others == 1 else 'files'} not named as images" if others else ""),
         ("Blank patches", f"{blank:,}, glass or black" if blank else ""),
         ("Labels", str(given.get("labels") or "")),
         ("Views run", tta.get(str(settings.get("tta")), "") + averaged),
