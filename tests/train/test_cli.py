@@ -109,34 +109,30 @@ class TestRun:
         assert json.loads(result.stdout) == json.loads(run[1].stdout)
         assert run[0].read_bytes() == before
 
-    def test_goes_on_from_its_own_weights_and_leaves_an_existing_model_when_it_fails(
-        self, run: Any, monkeypatch: pytest.MonkeyPatch
+    def test_starts_from_its_own_weights_and_leaves_an_existing_model_when_it_fails(
+        self, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        path, _, data = run
+        with_a_small_network(monkeypatch)
+        path = tmp_path / "model.h5"
+        assert command(run[2], path, *SETTINGS).exit_code == 0
         before = path.read_bytes()
 
         def no_space(*_args: object) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("histo_train.run.write_keras_card", no_space)
-        settings = [
-            "--weights",
-            path,
-            "--epochs",
-            1,
-            "--batch-size",
-            4,
-            "--crop",
-            32,
-            "--validation",
-            0.4,
-            "--overwrite",
-        ]
-        result = command(data, path, *settings)
+        with monkeypatch.context() as patch:
+            patch.setattr("histo_train.run.write_keras_card", no_space)
+            result = command(run[2], path, *SETTINGS, "--weights", path, "--overwrite")
         assert result.exit_code == 1
         assert result.stderr.splitlines()[-1] == f"histo-train: {path}: can't be written (No space left on device)"
         assert path.read_bytes() == before
-        assert sorted(file.name for file in path.parent.iterdir()) == ["data", "model.h5", "model.training"]
+        assert sorted(file.name for file in tmp_path.iterdir()) == ["model.h5", "model.training"]
+        # What was trained is not lost: with room again the run ends without training anew.
+        result = command(run[2], path, *SETTINGS, "--weights", path, "--resume")
+        assert result.exit_code == 0, result.stderr
+        assert "going on after" in result.stderr
+        assert "epoch 1/1" not in result.stderr
+        assert path.read_bytes() != before
 
     def test_an_interrupted_run_names_the_line_that_goes_on_with_it_and_nothing_else_touches_it(
         self, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
