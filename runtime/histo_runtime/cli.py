@@ -29,7 +29,6 @@ _FAILURES_SHOWN = 5
 @click.argument("patches", nargs=-1, required=True)
 @click.option(
     "--model",
-    type=click.Path(path_type=Path),
     help=f"ONNX file by histo-export.  [default: ${_MODEL_VARIABLE}, else ./{_DEFAULT_MODEL}]",
 )
 @click.option(
@@ -88,11 +87,21 @@ _FAILURES_SHOWN = 5
 @click.option(
     "--overwrite", is_flag=True, help="Replace the output when it exists, and drop an unfinished run of something else."
 )
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="ray: a pool of actors on this machine or a cluster; -o is a folder of Parquet shards then.",
+)
+@click.option("--address", metavar="auto|HOST:PORT|ray://HOST:PORT", help="Of a Ray cluster.  [default: this machine]")
+@click.option("--actors", type=click.IntRange(1), help="Of --engine ray.  [default: 1, on a cluster as many as fit]")
+@click.option("--gpus-per-actor", type=click.FloatRange(0), default=0.0, help="A fraction shares one.  [default: 0]")
 @click.option("--quiet", is_flag=True, help="Nothing on stderr but failures and warnings.")
 @click.option("--json", "as_json", is_flag=True, help="Print a summary as one JSON object on stdout.")
 def infer(
     patches: tuple[str, ...],
-    model: Path | None,
+    model: str | None,
     output: str,
     table_format: str,
     device: str,
@@ -107,6 +116,10 @@ def infer(
     max_failures: int | None,
     resize: bool,
     overwrite: bool,
+    engine: str,
+    address: str | None,
+    actors: int | None,
+    gpus_per_actor: float,
     quiet: bool,
     as_json: bool,
 ) -> None:
@@ -122,7 +135,15 @@ def infer(
       histo-infer patches/ --model model.onnx
       histo-infer valid/ --labels folders -o valid.csv
       histo-infer test/ --format kaggle -o submission.csv
+      histo-infer slides/*.zip --engine ray --actors 4 -o scored/
     """
+    if engine == "ray":
+        from histo_runtime.cluster.command import infer_on_ray
+
+        infer_on_ray({**click.get_current_context().params, "model": _model(model)})
+        return
+    if address is not None or actors is not None or gpus_per_actor:
+        raise click.UsageError("--address, --actors and --gpus-per-actor belong to --engine ray")
     from histo_runtime.checksum import check_checksum
     from histo_runtime.classifier import PatchClassifier
     from histo_runtime.labels import read_labels
@@ -146,7 +167,7 @@ def infer(
         say(f"warning: {twice} patches are named twice, and are scored and counted twice")
     unfinished = settings_of(output)
     classifier = PatchClassifier(
-        _model_path(model),
+        _model(model),
         device=device,
         exact=exact,
         threads=threads or unfinished.threads,
@@ -192,7 +213,7 @@ def doctor(model: Path | None, as_json: bool) -> None:
     checks = list(check_machine())
     classifier = None
     if model is not None or os.environ.get(_MODEL_VARIABLE) or Path(_DEFAULT_MODEL).exists():
-        classifier, found = open_model(_model_path(model))
+        classifier, found = open_model(Path(_model(model)))
         checks += found
     else:
         checks.append(Check("WARN", "model", "none was checked", "name one: histo-doctor model.onnx"))
@@ -216,8 +237,8 @@ def _refuse_overwriting_inputs(output: str, inputs: Iterable[object]) -> None:
             raise UsageError(f"{output}: is an input of this run: choose another output")
 
 
-def _model_path(option: Path | None) -> Path:
-    return option or Path(os.environ.get(_MODEL_VARIABLE) or _DEFAULT_MODEL)
+def _model(option: str | Path | None) -> str:
+    return str(option or os.environ.get(_MODEL_VARIABLE) or _DEFAULT_MODEL)
 
 
 def _report(summary: Summary, output: str, inform: Callable[[str], None], *, as_json: bool) -> None:

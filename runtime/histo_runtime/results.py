@@ -132,7 +132,7 @@ def write_table(output: str, table_format: str, table: Table, blocks: Iterable[b
     path = Path(output)
     with written_aside(path) as temporary:
         if path.suffix.lower() == _PARQUET:
-            _write_parquet(temporary, table, blocks)
+            write_parquet(temporary, table, blocks)
             return
         with temporary.open("wb") as file:
             write_csv(file, table_format, table, blocks)
@@ -184,18 +184,14 @@ def partial_path(output: str) -> Path:
     return Path(f"{output}.partial")
 
 
-def _filled(values: tuple[float, ...] | None, count: int) -> Sequence[float | None]:
-    return [None] * count if values is None else values[:count]
-
-
-def _write_parquet(path: Path, table: Table, blocks: Iterable[bytes]) -> None:
-    """Text columns as strings, numbers as float32 and int32; what is empty in CSV is null here."""
+def write_parquet(file: Path | BinaryIO, table: Table, blocks: Iterable[bytes]) -> None:
+    """Write CSV rows as Parquet, a row group a block: text as strings, numbers as float32 and int32, empty as null."""
     import pyarrow as pa
     from pyarrow import parquet
 
     types = {name: pa.string() if name in _NOT_NUMBERS else pa.float32() for name in table.columns}
     schema = pa.schema({**types, "views": pa.int32()})
-    with parquet.ParquetWriter(path, schema) as writer:
+    with parquet.ParquetWriter(file, schema) as writer:
         for block in blocks:
             columns = dict(zip(table.columns, zip(*decode(block), strict=True), strict=True))
             arrays = [
@@ -203,3 +199,7 @@ def _write_parquet(path: Path, table: Table, blocks: Iterable[bytes]) -> None:
                 for name in schema.names
             ]
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+
+
+def _filled(values: tuple[float, ...] | None, count: int) -> Sequence[float | None]:
+    return [None] * count if values is None else values[:count]
