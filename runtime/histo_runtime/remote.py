@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from histo_runtime.errors import HistoError, PatchError
 from histo_runtime.patches import FILE_LIMIT, is_image_name, read_patch, too_large
-from histo_runtime.urls import filesystem, is_url, url_failed
+from histo_runtime.urls import filesystem, is_url, local_path, url_failed
 
 
 @dataclass(frozen=True)
 class RemoteFiles:
-    """Files below the URL `root`, under names that start with `prefix`; a name that is a URL stands for itself.
+    """Files below the URL `root`, under names that start with `prefix`; a URL or an absolute path stands for itself.
 
     Attributes:
         sizes: of the files that were listed and are too large to be patches: they are not fetched.
@@ -54,6 +54,8 @@ class RemoteFiles:
         inside = name[len(self.prefix) :]
         if inside in self.sizes:
             raise too_large(self.sizes[inside])
+        if inside.startswith("/") or inside != local_path(inside):  # in a list behind a URL
+            return read_patch(local_path(inside), size=size, resize=resize)
         url = name if is_url(name) else f"{self.root.rstrip('/')}/{inside}"
         try:
             system, path = filesystem(url)

@@ -153,13 +153,15 @@ class _Files:
     def decode(self, name: str, _number: int, *, size: int, resize: bool) -> NDArray[np.uint8]:
         if name.endswith("/"):
             raise PatchError("is a folder, and its patches could not be listed")
+        if is_url(name):  # in a list
+            return RemoteFiles().decode(name, 0, size=size, resize=resize)
         return read_patch(self._path(name), size=size, resize=resize)
 
     def folder(self, name: str) -> str:
         return self._path(name).absolute().parent.name
 
     def _path(self, name: str) -> Path:
-        return Path(self.root, name[len(self.prefix) :])
+        return Path(self.root, local_path(name[len(self.prefix) :]))
 
 
 _AS_TYPED = _Files()
@@ -195,8 +197,6 @@ class _Listing:
             self._add_zip(argument, typed, anchor=str(path))
         elif path.suffix.lower() in _HDF5_SUFFIXES:
             self._add_hdf5(argument, typed, anchor=str(path))
-        elif path != Path(argument):  # file://
-            self._extend(_Files(str(path), typed), [typed])
         else:
             self._extend(_AS_TYPED, [typed])
 

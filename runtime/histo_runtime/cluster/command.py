@@ -71,7 +71,8 @@ def infer_on_ray(given: Mapping[str, Any]) -> None:
     inform: Callable[[str], None] = say if not options.quiet else (lambda _message: None)
     views = {"none": "1 view", "adaptive": f"up to {len(run.card.views)} views"}
     inform(
-        f"{len(run.arguments)} inputs with {Path(run.job.model).name} on {_actors(run.pool)},"
+        f"{len(run.arguments)} input{'s' * (len(run.arguments) > 1)} with {Path(run.job.model).name}"
+        f" on {_actors(run.pool)},"
         f" {views.get(options.tta, f'{len(run.card.views)} views')} each"
     )
     totals, record = run.score()

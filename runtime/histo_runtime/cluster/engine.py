@@ -9,7 +9,7 @@ import socket
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,19 +84,23 @@ def connected(address: str | None, pool: Pool) -> Iterator[Pool]:
     """
     ray = require_ray()
     _hush()
-    folder = None
-    try:
+    with ExitStack() as held:
+        # A thread of Ray prints there what becomes of workers; results are printed when Ray is gone.
+        held.enter_context(redirect_stdout(held.enter_context(Path(os.devnull).open("w"))))
         if address is None:
             folder = Path(tempfile.mkdtemp(prefix="histo-ray-", dir=_short_folder()))
+            held.callback(shutil.rmtree, folder, ignore_errors=True)
+            held.callback(_leave, ray)
             _start(ray, pool, folder)
         else:
+            held.callback(_leave, ray)
             _join(ray, address)
         yield _placed(ray, pool)
-    finally:
-        with suppress(Exception):  # a cluster that is gone can't be left
-            ray.shutdown()
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _leave(ray: Any) -> None:
+    with suppress(Exception):  # a cluster that is gone can't be left
+        ray.shutdown()
 
 
 def _start(ray: Any, pool: Pool, folder: Path) -> None:
