@@ -21,6 +21,7 @@ from histo_runtime.quiet import native_stderr_held
 
 CLIENT = "ray://"
 _REACHED_WITHIN = 10.0  # seconds: a connection that takes longer is none
+_STARTS = 3  # a machine that is busy with other things may miss Ray's 30 seconds
 _OBJECT_STORE = 256_000_000  # bytes; what goes through it are names of inputs and counts
 _LONGEST_TEMPORARY = 40  # characters: Ray puts sockets below it, whose paths may have 107
 _THREADS_IN_CLUSTER = 4  # of an actor: memory for one model on so many processors, and little is lost with it
@@ -104,31 +105,38 @@ def _leave(ray: Any) -> None:
 
 
 def _start(ray: Any, pool: Pool, folder: Path) -> None:
-    try:
-        with native_stderr_held():
-            ray.init(
-                address="local",
-                # One more than the actors hold: listing would starve.
-                num_cpus=(pool.actors or 1) * pool.threads + 1,
-                include_dashboard=False,
-                object_store_memory=_OBJECT_STORE,
-                _temp_dir=str(folder),
-                **_QUIET,
-            )
-    except Exception as error:  # Ray's errors share no base class
-        raise HistoError(f"Ray can't be started on this machine: {_one_line(error)}") from error
+    error = None
+    for _ in range(_STARTS):
+        error = _init(
+            ray,
+            address="local",
+            # One more than the actors hold: listing would starve.
+            num_cpus=(pool.actors or 1) * pool.threads + 1,
+            include_dashboard=False,
+            object_store_memory=_OBJECT_STORE,
+            _temp_dir=str(folder),
+        )
+        if error is None:
+            return
+        _leave(ray)
+    raise HistoError(f"Ray can't be started on this machine: {_one_line(error)}") from error
 
 
-_QUIET: dict[str, Any] = {"configure_logging": True, "logging_level": logging.CRITICAL, "log_to_driver": False}
+def _init(ray: Any, **options: Any) -> Exception | None:
+    """Call `ray.init` without a sound; returns what it raised: with the line that is made of it enough is said."""
+    with native_stderr_held():
+        try:
+            ray.init(configure_logging=True, logging_level=logging.CRITICAL, log_to_driver=False, **options)
+        except Exception as error:  # Ray's errors share no base class
+            return error
+    return None
 
 
 def _join(ray: Any, address: str) -> None:
     if address != "auto":
         _knock(address)
-    try:
-        with native_stderr_held():
-            ray.init(address=address, **_QUIET)
-    except Exception as error:  # as above
+    error = _init(ray, address=address)
+    if error is not None:
         what = "no cluster is running on this machine" if address == "auto" else "can't be joined"
         raise InputError(f"--address {address}: {what} ({_one_line(error)})") from error
 
@@ -183,6 +191,6 @@ def _short_folder() -> str:
     return folder if len(folder) <= _LONGEST_TEMPORARY or not Path("/tmp").is_dir() else "/tmp"
 
 
-def _one_line(error: BaseException) -> str:
+def _one_line(error: BaseException | None) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
     return lines[0].strip() if lines else type(error).__name__

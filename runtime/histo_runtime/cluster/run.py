@@ -120,11 +120,11 @@ class ClusterRun:
         folder = open_folder(self.job.output)
         with _alone(self.job.output):
             self._make_way(folder)
-            folder.write(PLAN, _json({"schema": 1, "settings": self.job.settings}))
             progress = Progress(None, quiet=self.quiet)
             totals = Totals()
             try:
                 with progress, connected(self.address, self.pool) as pool:
+                    folder.write(PLAN, _json({"schema": 1, "settings": self.job.settings}))
                     for message in self._messages(pool):
                         self._count(message, totals, progress)
             except KeyboardInterrupt:
