@@ -29,6 +29,7 @@ from histo_runtime.urls import is_url, local_path
 _FAILURES_SHOWN = 5
 _SHARD_PATCHES = {"cpu": 8192, "cuda": 65_536, "tensorrt": 65_536}  # minutes of work, and files that are not small
 _PIECES_PER_ACTOR = 4  # at least, so that no actor waits long for the last one
+_OF_ONE_MACHINE = ("labels",)  # they need every row in one place
 _FILE_SUFFIXES = (".csv", ".parquet", ".json")
 
 
@@ -63,8 +64,9 @@ def infer_on_ray(given: Mapping[str, Any]) -> None:
     Raises:
         HistoError: as `ClusterRun.score`, or the options don't fit together.
     """
-    if given["table_format"] != "table" or given["labels"] is not None:
-        raise UsageError("--engine ray writes shards of the table: --format kaggle and --labels are --engine local's")
+    if given["table_format"] != "table" or any(given.get(name) is not None for name in _OF_ONE_MACHINE):
+        options_of_one = " and ".join(["--format kaggle", *(f"--{name}" for name in _OF_ONE_MACHINE)])
+        raise UsageError(f"--engine ray writes shards of the table: {options_of_one} are --engine local's")
     options = ClusterOptions(**{item.name: given[item.name] for item in fields(ClusterOptions)})
     require_ray()
     run = planned(options)

@@ -60,5 +60,7 @@ def _reason(error: BaseException) -> str:
             "the workers were lost again and again (out of memory, or killed?): what is done is kept; see --actors"
             " and --batch-size, and run the same command again"
         )
+    if "No module named 'histo" in str(error):
+        return 'histo-edge is missing on a worker: pip install "histo-edge[cpu,ray]" on every machine of the cluster'
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"Ray ended the run: {name}: {lines[-1] if lines else ''}"
