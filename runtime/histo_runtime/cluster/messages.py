@@ -27,7 +27,7 @@ def messages(arguments: Sequence[str], job: Job, pool: Pool) -> Iterator[Message
         try:
             row = next(rows, None)
         except Exception as error:  # Ray's errors share no base class
-            raise HistoError(_reason(error)) from error
+            raise HistoError(why_ended(error)) from error
         if row is None:
             return
         yield unpacked(row[MESSAGE])
@@ -52,7 +52,7 @@ def pipeline(ray: Any, arguments: Sequence[str], job: Job, pool: Pool) -> Any:
     )
 
 
-def _reason(error: BaseException) -> str:
+def why_ended(error: BaseException) -> str:
     """Say in a line what Ray says in a page."""
     name = type(error).__name__
     if "ActorDied" in name or "ActorUnavailable" in name or "WorkerCrashed" in name:
@@ -63,4 +63,5 @@ def _reason(error: BaseException) -> str:
     if "No module named 'histo" in str(error):
         return 'histo-edge is missing on a worker: pip install "histo-edge[cpu,ray]" on every machine of the cluster'
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"Ray ended the run: {name}: {lines[-1] if lines else ''}"
+    last = lines[-1] if lines else name
+    return f"Ray ended the run: {last if last.startswith(name) else f'{name}: {last}'}"
