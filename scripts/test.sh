@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh
 
-make_environment .venv "cpu,export,train,formats,report,slides,examples,dev"
+make_environment .venv "cpu,export,train,formats,report,slides,ray,examples,dev"
 source .venv/bin/activate
 ruff check .
 ruff format --check .

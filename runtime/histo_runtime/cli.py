@@ -4,25 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
-from itertools import islice
-from operator import eq
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from histo_runtime.command import EXIT_FAILED, EXIT_SOME_PATCHES_FAILED, HistoCommand, printable, say
-from histo_runtime.errors import UsageError
+from histo_runtime.command import EXIT_FAILED, HistoCommand, printable
 
 if TYPE_CHECKING:
-    from histo_runtime.classifier import PatchClassifier
     from histo_runtime.doctor import Check
-    from histo_runtime.run_record import RunOptions, Summary, Unfinished
-    from histo_runtime.slides.plan import SlideSettings
-    from histo_runtime.sources import PatchInputs
 
 _MODEL_VARIABLE = "HISTO_MODEL"
 _DEFAULT_MODEL = "model.onnx"
@@ -35,7 +25,6 @@ _FAILURES_SHOWN = 5
 @click.argument("patches", nargs=-1)
 @click.option(
     "--model",
-    type=click.Path(path_type=Path),
     help=f"ONNX file by histo-export.  [default: ${_MODEL_VARIABLE}, else ./{_DEFAULT_MODEL}]",
 )
 @click.option(
@@ -130,34 +119,19 @@ _FAILURES_SHOWN = 5
 @click.option(
     "--overwrite", is_flag=True, help="Replace the output when it exists, and drop an unfinished run of something else."
 )
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="ray: a pool of actors on this machine or a cluster; -o is a folder of Parquet shards then.",
+)
+@click.option("--address", metavar="auto|HOST:PORT|ray://HOST:PORT", help="Of a Ray cluster.  [default: this machine]")
+@click.option("--actors", type=click.IntRange(1), help="Of --engine ray.  [default: 1, on a cluster as many as fit]")
+@click.option("--gpus-per-actor", type=click.FloatRange(0), default=0.0, help="A fraction shares one.  [default: 0]")
 @click.option("--quiet", is_flag=True, help="Nothing on stderr but failures and warnings.")
 @click.option("--json", "as_json", is_flag=True, help="Print a summary as one JSON object on stdout.")
-def infer(
-    patches: tuple[str, ...],
-    model: Path | None,
-    output: str | None,
-    table_format: str,
-    device: str,
-    exact: bool,
-    tta: str,
-    batch_size: int | None,
-    threads: int | None,
-    workers: int | None,
-    threshold: float | None,
-    labels: str | None,
-    report: Path | None,
-    table: Path | None,
-    per_view: bool,
-    max_failures: int | None,
-    resize: bool,
-    mpp: float | None,
-    tile_mpp: float | None,
-    stride: float,
-    mask: Path | None,
-    overwrite: bool,
-    quiet: bool,
-    as_json: bool,
-) -> None:
+def infer(**options: Any) -> None:
     """Score PATCHES with an exported model.
 
     PATCHES are folders (searched recursively), image files (TIFF, PNG, JPEG, BMP), CSV files with a path column
@@ -175,73 +149,12 @@ def infer(
       histo-infer valid/ --labels folders -o valid.csv
       histo-infer test/ --format kaggle -o submission.csv
       histo-infer --report valid.html --from valid.csv
+      histo-infer slides/*.zip --engine ray --actors 4 -o scored/
     """
-    inform: Callable[[str], None] = say if not quiet else (lambda _message: None)
-    if table is not None:
-        from histo_runtime.report.command import report_only
+    from histo_runtime.infer import Request
+    from histo_runtime.infer import infer as run
 
-        report_only(table, report, patches, labels, inform, overwrite=overwrite)
-        return
-    if not patches:
-        raise click.UsageError("Missing argument 'PATCHES...'.")
-    from histo_runtime.labels import read_labels
-    from histo_runtime.results import STDOUT, check_free, check_kaggle, check_table, partial_path
-    from histo_runtime.run_record import Given, RunOptions, settings_of
-    from histo_runtime.scoring import score
-    from histo_runtime.slides.plan import SlideSettings
-    from histo_runtime.sources import find_patches
-
-    if as_json and output == STDOUT:
-        raise click.UsageError("--json and -o - both write to stdout: give -o a file")
-    open_model = _opener(
-        _model_path(model),
-        tta,
-        threads,
-        batch_size,
-        {"device": device, "threshold": threshold, "resize": resize, "exact": exact},
-    )
-    options = RunOptions(_DEFAULT_TABLE, table_format, tta, per_view, workers, max_failures, overwrite, quiet)
-    slides = SlideSettings(mpp, tile_mpp, stride, mask)
-    if _infer_slides(patches, output, options, slides, open_model, inform, labels, report, as_json=as_json):
-        return
-    slides.refuse_for_patches()
-    output = _DEFAULT_TABLE if output is None else output
-    check_table(output, table_format)
-    if report is not None:
-        from histo_runtime.report.command import check_report
-
-        check_report(report, overwrite=overwrite, output=output, table_format=table_format)
-    _refuse_overwriting_inputs(output, (*patches, labels, model))
-    if output != STDOUT and not partial_path(output).exists():
-        check_free(output, overwrite=overwrite)
-    found = find_patches(patches)
-    if found.others:
-        inform(f"{found.others} files are no images by their suffix and are left out")
-    doubts = _doubts(found)
-    for doubt in doubts:
-        say(f"warning: {doubt}")
-    classifier = open_model(settings_of(output))
-    truth = None if labels is None else read_labels(labels, found, classifier.card.classes)
-    if truth is not None and len(truth) < len(found):
-        inform(f"{len(found) - len(truth)} of {len(found)} patches have no label")
-    views = {"none": "1 view", "adaptive": f"up to {len(classifier.card.views)} views"}
-    inform(
-        f"{len(found)} patches with {classifier.model.name} on {classifier.device},"
-        f" {views.get(tta, f'{len(classifier.card.views)} views')} each"
-    )
-    # What Pillow thinks of a file stands in its row; a warning would only tear up the progress line.
-    warnings.filterwarnings("ignore", module=r"PIL\.")
-    if table_format == "kaggle":
-        check_kaggle(classifier.card, found.names)
-    given = Given(patches, _working_folder(), labels, found.others, doubts)
-    summary = score(classifier, found, replace(options, output=output, given=given), truth)
-    _report(summary, output, inform, as_json=as_json)
-    if report is not None:
-        from histo_runtime.report.command import report_after
-
-        report_after(report, output, found, truth, inform)
-    if summary.tally.failed:
-        raise SystemExit(EXIT_SOME_PATCHES_FAILED)
+    run(Request(**{**options, "model": _model(options["model"])}))
 
 
 @click.command("histo-doctor", cls=HistoCommand)
@@ -261,7 +174,7 @@ def doctor(model: Path | None, as_json: bool) -> None:
     checks = list(check_machine())
     classifier = None
     if model is not None or os.environ.get(_MODEL_VARIABLE) or Path(_DEFAULT_MODEL).exists():
-        classifier, found = open_model(_model_path(model))
+        classifier, found = open_model(Path(_model(model)))
         checks += found
     else:
         checks.append(Check("WARN", "model", "none was checked", "name one: histo-doctor model.onnx"))
@@ -278,108 +191,8 @@ def doctor(model: Path | None, as_json: bool) -> None:
         raise SystemExit(EXIT_FAILED)
 
 
-def _opener(
-    model: Path, tta: str, threads: int | None, batch_size: int | None, options: Mapping[str, Any]
-) -> Callable[[Unfinished], PatchClassifier]:
-    """Return what opens the model, with threads and batch size of an unfinished run where none were given."""
-
-    def open_model(unfinished: Unfinished) -> PatchClassifier:
-        from histo_runtime.checksum import check_checksum
-        from histo_runtime.classifier import PatchClassifier
-
-        classifier = PatchClassifier(
-            model, threads=threads or unfinished.threads, batch_size=batch_size or unfinished.batch_size, **options
-        )
-        classifier.check_tta(tta)
-        check_checksum(classifier.model, classifier.sha256)
-        return classifier
-
-    return open_model
-
-
-def _infer_slides(
-    arguments: tuple[str, ...],
-    output: str | None,
-    options: RunOptions,
-    settings: SlideSettings,
-    open_model: Callable[[Unfinished], PatchClassifier],
-    inform: Callable[[str], None],
-    labels: str | None,
-    report: Path | None,
-    *,
-    as_json: bool,
-) -> bool:
-    """Score slides where the output can hold what comes of them; returns whether there were any."""
-    from histo_runtime.results import is_table
-    from histo_runtime.slides.command import infer_slides, refuse_named_slides
-
-    if output is not None and (not output or is_table(output)):
-        refuse_named_slides(arguments, output)
-        return False
-    options = replace(options, output=output or _DEFAULT_FOLDER)
-    done = infer_slides(arguments, options, settings, open_model, inform, {"--labels": labels}, report)
-    if done is None:
-        return False
-    done.report(as_json=as_json)
-    if done.failed:
-        raise SystemExit(EXIT_SOME_PATCHES_FAILED)
-    return True
-
-
-def _refuse_overwriting_inputs(output: str, inputs: Iterable[object]) -> None:
-    """An output must not be one of the files that it is made of, whatever --overwrite says."""
-    for item in inputs:
-        if item is not None and Path(output).exists() and Path(str(item)).exists() and Path(output).samefile(str(item)):
-            raise UsageError(f"{output}: is an input of this run: choose another output")
-
-
-def _doubts(found: PatchInputs) -> tuple[str, ...]:
-    """What about the inputs a reader of the results has to know."""
-    twice = sum(map(eq, found.names, islice(found.names, 1, None)))  # they are sorted
-    return (f"{twice} patches are named twice, and are scored and counted twice",) if twice else ()
-
-
-def _working_folder() -> str:
-    try:
-        return str(Path.cwd())
-    except OSError:  # it was removed under the shell; with absolute paths one can work on
-        return ""
-
-
-def _model_path(option: Path | None) -> Path:
-    return option or Path(os.environ.get(_MODEL_VARIABLE) or _DEFAULT_MODEL)
-
-
-def _report(summary: Summary, output: str, inform: Callable[[str], None], *, as_json: bool) -> None:
-    """Say how it went on stderr, and print the metrics where results belong."""
-    from histo_runtime.results import STDOUT
-
-    tally = summary.tally
-    for name, reason in tally.failures[:_FAILURES_SHOWN]:
-        say(f"failed: {name} {reason}")
-    if tally.failed > _FAILURES_SHOWN:
-        say(f"... and {tally.failed - _FAILURES_SHOWN} more, see the error column")
-    if summary.unlike:
-        say(f"warning: {summary.unlike}")
-    where = "" if output == STDOUT else f" -> {output}"
-    blank = f", {tally.colour.blank} blank" if tally.colour.blank else ""
-    mean = f", {tally.mean_views:.2f} views on average" if summary.tta == "adaptive" and tally.done else ""
-    inform(f"{tally.done} done, {tally.failed} failed{blank}{mean}, {summary.patches_per_second:.1f} patches/s{where}")
-    if as_json:
-        click.echo(json.dumps(summary.to_dict(output)))
-    elif summary.metrics:
-        for line in _metric_lines(summary.metrics):
-            click.echo(line, err=output == STDOUT)
-
-
-def _metric_lines(metrics: Mapping[str, Any]) -> Iterator[str]:
-    """Write each figure with its 95 % interval."""
-    intervals = metrics.get("intervals", {})
-    for name, value in metrics.items():
-        if name != "intervals":
-            text = f"{value:.4f}" if isinstance(value, float) else "-" if value is None else str(value)
-            ends = intervals.get(name)
-            yield f"{name:<17} {text}" + (f"  ({ends[0]:.4f} to {ends[1]:.4f})" if ends else "")
+def _model(option: str | Path | None) -> str:
+    return str(option or os.environ.get(_MODEL_VARIABLE) or _DEFAULT_MODEL)
 
 
 def _print_check(check: Check) -> None:

@@ -11,7 +11,9 @@ import threading
 import zipfile
 import zlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import copy
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -21,6 +23,7 @@ from PIL import Image
 
 from histo_runtime.errors import HistoError, InputError, PatchError, missing_extra
 from histo_runtime.patches import FILE_LIMIT, is_image_name, patch_from_image, read_patch, too_large
+from histo_runtime.urls import is_url, local_path, open_binary
 
 _MACOS_FOLDER = "__MACOSX/"  # what the Finder adds: notes of its own, under the names of the images
 _ENCRYPTED = 1  # bit of a member's flags
@@ -52,9 +55,9 @@ class ZipPatches:
     """
 
     def __init__(self, path: str, prefix: str) -> None:
-        self._path, self._prefix = Path(path), prefix
+        self._path, self._prefix = path, prefix
         try:
-            with zipfile.ZipFile(path) as file:
+            with open_binary(path, ahead=True) as data, zipfile.ZipFile(data) as file:
                 files = [member for member in file.infolist() if not member.is_dir()]
             images = [member for member in files if _is_image(member.filename)]
             self._members = np.array([_member(image) for image in images], dtype=_MEMBER)
@@ -66,6 +69,15 @@ class ZipPatches:
     def decode(self, _name: str, number: int, *, size: int, resize: bool) -> NDArray[np.uint8]:
         """Decode member `number` of `names`; arguments and errors as of `read_patch`."""
         return read_patch(self._read(number), size=size, resize=resize)
+
+    def part(self, numbers: Sequence[int]) -> ZipPatches:
+        """Return the same zip with these members alone, in this order: what one worker has to know of it.
+
+        It has no `names`: they are the caller's.
+        """
+        part = copy(self)
+        part.names, part._members = [], self._members[list(numbers)]
+        return part
 
     def folder(self, name: str) -> str:
         """Return the name of the folder inside the zip, empty at its top."""
@@ -80,7 +92,7 @@ class ZipPatches:
         if method not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
             raise PatchError(f"is packed by method {method}: pack the zip again with the usual one, deflate")
         try:
-            with self._path.open("rb") as file:
+            with open_binary(self._path) as file:
                 file.seek(offset)
                 name_length, extra_length = _HEADER.unpack(file.read(_HEADER.size))
                 file.seek(name_length + extra_length, io.SEEK_CUR)
@@ -199,6 +211,9 @@ class Slices:
         self._kept: dict[int, deque[tuple[Hdf5Patches, int, NDArray[np.uint8]]]] = {}
         self._lock = threading.Lock()
 
+    def __reduce__(self) -> tuple[type[Slices], tuple[()]]:
+        return Slices, ()  # in another process they are read again
+
     def row(self, patches: Hdf5Patches, number: int) -> NDArray[np.uint8]:
         """Return a row of a file as an array of its own."""
         at = number % patches.rows_per_slice
@@ -215,13 +230,19 @@ class Slices:
             return rows
 
 
-def _open(path: str) -> Any:
+@contextmanager
+def _open(path: str) -> Iterator[Any]:
     try:
         import h5py
     except ImportError as error:
         raise missing_extra("h5py", "formats", f"reading {path}") from error
-    # It is only read, and network shares often can't lock.
-    return h5py.File(path, "r", locking=False)
+    if not is_url(path):
+        # It is only read, and network shares often can't lock.
+        with h5py.File(local_path(path), "r", locking=False) as file:
+            yield file
+        return
+    with open_binary(path, ahead=True) as data, h5py.File(data, "r") as file:
+        yield file
 
 
 def _datasets(file: Any) -> str:

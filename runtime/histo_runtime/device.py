@@ -140,6 +140,11 @@ def open_session(model: ModelFile, request: DeviceRequest) -> OpenSession:
         return opening.cpu(note=f"running on the CPU: {error}")
 
 
+def default_batch_views(kind: str) -> int:
+    """Return how many views are computed at once on "cpu", "cuda" or "tensorrt" unless told otherwise."""
+    return _BATCH_VIEWS[kind]
+
+
 def run_failed(device: str, error: Exception) -> DeviceError:
     """Describe a run that failed on a session which had run before: memory, most often."""
     return DeviceError(f"a run on {device} failed ({first_line(error)}): choose a smaller batch size")
@@ -241,7 +246,7 @@ class _Opening:
         return self.request.threads or own or usable_threads()
 
     def _batch_views(self, kind: str) -> int:
-        return self.request.batch_views or _BATCH_VIEWS[kind]
+        return self.request.batch_views or default_batch_views(kind)
 
     def _opened(self, session: Any, device: str, note: str = "") -> OpenSession:
         return OpenSession(session, device, self._threads, self._batch_views(device.split(":", maxsplit=1)[0]), note)

@@ -10,6 +10,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from histo_runtime.errors import InputError, UsageError
+from histo_runtime.urls import is_url
 
 _log = logging.getLogger("histo_runtime")
 
@@ -23,7 +24,7 @@ def expanded(pattern: str) -> Sequence[str]:
     """Return the arguments that a shell would have made of a pattern, sorted; anything else as it is."""
     if not pattern:
         raise UsageError("an empty argument names no patches (an unset variable of the shell?)")
-    if not glob.has_magic(pattern) or os.path.lexists(pattern):
+    if is_url(pattern) or not glob.has_magic(pattern) or os.path.lexists(pattern):
         return [pattern]
     found = sorted(_files_like(slashes(pattern)) if "**" in pattern else glob.glob(pattern))  # noqa: PTH207
     if not found:

@@ -12,7 +12,7 @@ _PLAIN_INTERVAL = 15.0  # seconds between lines in a log file
 
 
 class Progress:
-    """Counts done and failed items of a known total, and says how fast and how long still.
+    """Counts done and failed items, and says how fast and, of a known total, how long still.
 
     Use as a context manager; `stream` defaults to stderr, `quiet` prints nothing at all. `done` and `failed`
     say what was there before: all of them count, but only what comes now makes the speed.
@@ -20,7 +20,7 @@ class Progress:
 
     def __init__(
         self,
-        total: int,
+        total: int | None,
         *,
         done: int = 0,
         failed: int = 0,
@@ -45,8 +45,8 @@ class Progress:
         if self._terminal and not self._quiet:
             self._write(self._line(), end="\n")
 
-    def advance(self, count: int = 1, *, failed: bool = False) -> None:
-        """Count items, one unless told otherwise."""
+    def advance(self, count: int = 1, *, failed: int = 0) -> None:
+        """Count items, one unless told otherwise, and how many of them failed."""
         self.done += count
         self.counted += count
         self.failed += failed
@@ -67,8 +67,10 @@ class Progress:
         return self.counted / max(self.elapsed, 1e-9)
 
     def _line(self) -> str:
-        share = f"{self.done}/{self.total} {self._unit}"
         failed = f", {self.failed} failed" if self.failed else ""
+        if self.total is None:
+            return f"{self.done} {self._unit}{failed}, {self.rate:.1f}/s"
+        share = f"{self.done}/{self.total} {self._unit}"
         left = (self.total - self.done) / max(self.rate, 1e-9)
         remaining = f", {duration(left)} left" if self.done < self.total else ""
         return f"{share}{failed}, {self.rate:.1f}/s{remaining}"

@@ -190,18 +190,14 @@ def partial_path(output: str) -> Path:
     return Path(f"{output}.partial")
 
 
-def _filled(values: tuple[float, ...] | None, count: int) -> Sequence[float | None]:
-    return [None] * count if values is None else values[:count]
-
-
-def write_parquet(path: Path, columns: Sequence[str], blocks: Iterable[bytes]) -> None:
-    """Write CSV rows as Parquet: strings, float32 and int32; what is empty in CSV is null here."""
+def write_parquet(file: Path | BinaryIO, columns: Sequence[str], blocks: Iterable[bytes]) -> None:
+    """Write CSV rows as Parquet, a row group a block: text as strings, numbers as float32 and int32, empty as null."""
     import pyarrow as pa
     from pyarrow import parquet
 
     types = {name: pa.string() if name in _NOT_NUMBERS else pa.float32() for name in columns}
     schema = pa.schema({**types, **{name: pa.int32() for name in _INTEGERS if name in types}})
-    with parquet.ParquetWriter(path, schema) as writer:
+    with parquet.ParquetWriter(file, schema) as writer:
         for block in blocks:
             values = dict(zip(columns, zip(*decode(block), strict=True), strict=True))
             arrays = [
@@ -209,3 +205,7 @@ def write_parquet(path: Path, columns: Sequence[str], blocks: Iterable[bytes]) -
                 for name in schema.names
             ]
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+
+
+def _filled(values: tuple[float, ...] | None, count: int) -> Sequence[float | None]:
+    return [None] * count if values is None else values[:count]

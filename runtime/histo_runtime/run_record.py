@@ -108,15 +108,19 @@ def settings_of(output: str) -> Unfinished:
 
 def block_patches(classifier: PatchClassifier, tta: str) -> int:
     """Patches a block: whole batches, so that a continued run cuts its batches where an uninterrupted one does."""
-    batch = classifier.batch_patches(tta)
-    return batch * -(-_BLOCK_PATCHES // batch)
+    return whole_batches(classifier.batch_patches(tta))
+
+
+def whole_batches(batch_patches: int) -> int:
+    """Patches a block whose batches have so many."""
+    return batch_patches * -(-_BLOCK_PATCHES // batch_patches)
 
 
 def run_manifest(classifier: PatchClassifier, inputs: Inputs, options: RunOptions) -> dict[str, Any]:
     """Return what must be the same for a run to be continued."""
     return {
         "model": classifier.sha256,
-        "inputs": {"count": len(inputs.names), "sha256": _names_sha256(inputs.names), **inputs.facts},
+        "inputs": {"count": len(inputs.names), "sha256": names_sha256(inputs.names), **inputs.facts},
         "block": block_patches(classifier, options.tta),
         "batch_size": classifier.batch_size,
         "threads": classifier.threads,
@@ -176,12 +180,13 @@ def run_record(
     }
 
 
-def _rounded(views: float | None) -> float | None:
-    return None if views is None else round(views, 4)
-
-
-def _names_sha256(names: Sequence[str]) -> str:
+def names_sha256(names: Sequence[str]) -> str:
+    """Compute the SHA-256 of a list of inputs, in hexadecimal."""
     digest = hashlib.sha256()
     for name in names:
         digest.update(name.encode("utf-8", "surrogateescape") + b"\0")
     return digest.hexdigest()
+
+
+def _rounded(views: float | None) -> float | None:
+    return None if views is None else round(views, 4)

@@ -167,7 +167,7 @@ class _Run:
         rows: list[list[str]] = []
         colour = Colour()
         for batch in batches:
-            new = [self.table.cells(row) for row in self._rows(batch)]
+            new = [self.table.cells(row) for row in rows_of(batch, self.inputs.names)]
             decoded = [not error for error in batch.errors]
             if any(decoded):
                 colour.add(batch.patches[decoded])
@@ -183,15 +183,6 @@ class _Run:
 
     def _decode(self, position: int) -> NDArray[np.uint8]:
         return self.inputs.decode(position, self.classifier.card.size, self.classifier.resize)
-
-    def _rows(self, batch: Batch[int]) -> list[Prediction]:
-        names = [self.inputs.names[position] for position in batch.items]
-        return [
-            Prediction(name=name, error=error)
-            if error or batch.predictions is None
-            else batch.predictions.row(row, name)
-            for row, (name, error) in enumerate(zip(names, batch.errors, strict=True))
-        ]
 
     def _count(self, rows: Sequence[Sequence[str]], progress: Progress) -> None:
         for cells in rows:
@@ -219,3 +210,13 @@ class _Run:
         return Summary(
             self.tally, self.options.tta, progress.elapsed, progress.counted, progress.rate, self.tally.metrics()
         )
+
+
+def rows_of(batch: Batch[int], names: Sequence[str]) -> list[Prediction]:
+    """Return a row for each input of a batch, whose items are positions in `names`."""
+    return [
+        Prediction(name=names[position], error=error)
+        if error or batch.predictions is None
+        else batch.predictions.row(row, names[position])
+        for row, (position, error) in enumerate(zip(batch.items, batch.errors, strict=True))
+    ]

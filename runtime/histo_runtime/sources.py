@@ -1,4 +1,4 @@
-"""Which patches a command line means, and what each is called: folders, files, patterns, stdin, CSV, zip and HDF5.
+"""Which patches a command line means, and what each is called: folders, files, patterns, stdin, CSV, zip, HDF5, URLs.
 
 300,000 inputs are their names and twelve bytes each: what kind of place a name stands for is known once for all
 the names of an argument.
@@ -7,8 +7,10 @@ the names of an argument.
 from __future__ import annotations
 
 import csv
+import io
 import os
 import re
+import socket
 import sys
 from array import array
 from bisect import bisect_right
@@ -25,6 +27,8 @@ from histo_runtime.errors import InputError, PatchError
 from histo_runtime.listing import expanded, slashes, walk
 from histo_runtime.names import Names
 from histo_runtime.patches import IMAGE_SUFFIXES, is_image_name, read_patch
+from histo_runtime.remote import RemoteFiles
+from histo_runtime.urls import is_url, local_path, open_binary
 
 STDIN = "-"
 _HDF5_SUFFIXES = (".h5", ".hdf5")
@@ -105,6 +109,19 @@ class PatchInputs:
         which, _ = self._place(index)
         return self._sources[which].folder(self.names[index])
 
+    def part(self, start: int, stop: int) -> PatchInputs:
+        """Return the patches from `start` to before `stop` alone, small enough to be sent to another process.
+
+        Of inputs that come from one argument (`listed`).
+        """
+        if len(self._sources) != 1:
+            raise ValueError("inputs of several arguments have no parts")
+        source, numbers = self._sources[0], self._numbers[start:stop]
+        if isinstance(source, ZipPatches):
+            source, numbers = source.part(numbers), array("I", range(len(numbers)))
+        names = Names(self.names[index] for index in range(start, min(stop, len(self))))
+        return PatchInputs(names, 0, {}, numbers, [source], [0], self._anchors)
+
     def _place(self, index: int) -> tuple[int, int]:
         number = self._numbers[index]
         which = bisect_right(self._starts, number) - 1
@@ -113,18 +130,20 @@ class PatchInputs:
 
 @dataclass(frozen=True)
 class _Anchor:
-    """A folder or file as it was when its patches were listed, told by device and number."""
+    """A folder or file as it was when its patches were listed, told by device and number on the same machine."""
 
     path: str
     identity: tuple[int, int]
 
+    host: str
+
     @classmethod
     def at(cls, path: str) -> _Anchor:
-        return cls(path, _identity(path))
+        return cls(path, _identity(path), socket.gethostname())
 
     def check(self) -> None:
         try:
-            if _identity(self.path) == self.identity:
+            if self._holds():
                 return
         except OSError:
             pass
@@ -132,6 +151,13 @@ class _Anchor:
             f"{self.path}: is gone, or no longer what it was when the run began (unmounted?):"
             " mend that and run the same command again"
         )
+
+    def _holds(self) -> bool:
+        if self.host == socket.gethostname():
+            return _identity(self.path) == self.identity
+        # Another machine has other numbers for the same share; where it isn't mounted the folder is missing or empty.
+        path = Path(self.path)
+        return any(path.iterdir()) if path.is_dir() else path.is_file()
 
 
 def _identity(path: str) -> tuple[int, int]:
@@ -149,13 +175,15 @@ class _Files:
     def decode(self, name: str, _number: int, *, size: int, resize: bool) -> NDArray[np.uint8]:
         if name.endswith("/"):
             raise PatchError("is a folder, and its patches could not be listed")
+        if is_url(name):  # in a list
+            return RemoteFiles().decode(name, 0, size=size, resize=resize)
         return read_patch(self._path(name), size=size, resize=resize)
 
     def folder(self, name: str) -> str:
         return self._path(name).absolute().parent.name
 
     def _path(self, name: str) -> Path:
-        return Path(self.root, name[len(self.prefix) :])
+        return Path(self.root, local_path(name[len(self.prefix) :]))
 
 
 _AS_TYPED = _Files()
@@ -175,29 +203,52 @@ class _Listing:
 
     def add(self, argument: str, *, alone: bool) -> None:
         """List the inputs of one argument; `alone` tells how a folder's are named."""
-        path, typed = Path(argument), slashes(argument)
-        if argument == STDIN:
+        path, typed = Path(local_path(argument)), slashes(argument)
+        if is_url(argument):
+            self._add_url(argument, alone=alone)
+        elif argument == STDIN:
             self.extend_typed(_from_stdin())
         elif path.is_dir():
             prefix = "" if alone else typed.rstrip("/") + "/"
-            self._extend(_Files(argument, prefix), self._images(walk(argument), prefix), anchor=argument)
+            self._extend(_Files(str(path), prefix), self._images(walk(str(path)), prefix), anchor=str(path))
         elif not path.is_file():
             raise InputError(f"{argument}: no such file or folder")
         elif path.suffix.lower() == ".csv":
             self._extend(_Files(str(path.parent)), self._from_manifest(path), anchor=str(path.parent))
         elif path.suffix.lower() == ".zip":
-            members = ZipPatches(argument, f"{typed}/")
-            self.others += members.others
-            self._extend(members, members.names, anchor=argument)
+            self._add_zip(argument, typed, anchor=str(path))
         elif is_hdf5_name(argument):
-            rows = Hdf5Patches(argument, self._slices)
-            self._extend(rows, (f"{typed}#{row}" for row in range(len(rows))), anchor=argument)
+            self._add_hdf5(argument, typed, anchor=str(path))
         else:
             self.extend_typed([typed])
 
     def extend_typed(self, names: Iterable[str]) -> None:
         """List files whose names are their paths."""
         self._extend(_AS_TYPED, names)
+
+    def _add_url(self, url: str, *, alone: bool) -> None:
+        suffix = PurePosixPath(url).suffix.lower()
+        if suffix == ".zip":
+            self._add_zip(url, url)
+        elif suffix in _HDF5_SUFFIXES:
+            self._add_hdf5(url, url)
+        elif suffix == ".csv":
+            self._extend(RemoteFiles(url.rpartition("/")[0]), self._from_manifest(url))
+        elif is_image_name(url):
+            self._extend(RemoteFiles(), [url])
+        else:
+            folder = RemoteFiles(url, "" if alone else url.rstrip("/") + "/")
+            self._extend(folder, self._images(folder.walk(), folder.prefix))
+
+    def _add_zip(self, path: str, typed: str, anchor: str | None = None) -> None:
+        members = ZipPatches(path, f"{typed}/")
+        self.others += members.others
+        self._extend(members, members.names, anchor=anchor)
+        members.names = []
+
+    def _add_hdf5(self, path: str, typed: str, anchor: str | None = None) -> None:
+        rows = Hdf5Patches(path, self._slices)
+        self._extend(rows, (f"{typed}#{row}" for row in range(len(rows))), anchor=anchor)
 
     def sorted(self) -> PatchInputs:
         """Return the inputs in the order of the output."""
@@ -219,7 +270,7 @@ class _Listing:
             else:
                 self.others += 1
 
-    def _from_manifest(self, path: Path) -> Iterator[str]:
+    def _from_manifest(self, path: Path | str) -> Iterator[str]:
         doubtful = set()
         for row in read_csv(path, ("path",)):
             name = row["path"]
@@ -235,8 +286,8 @@ def find_patches(arguments: Sequence[str]) -> PatchInputs:
     """List the patches that the arguments of a command name.
 
     An argument is a folder (recursive, links followed), an image file, a CSV file with a `path` column, a `.zip` of
-    images, an HDF5 file with a dataset `x` of uint8 `[N, H, W, 3]`, `-` for paths on stdin (one a line, or ended by
-    NUL), or a pattern of these (`*`, `?`, `[`, `**`) that the shell has left.
+    images, an HDF5 file with a dataset `x` of uint8 `[N, H, W, 3]`, a URL of one of these that fsspec opens, `-` for
+    paths on stdin (one a line, or ended by NUL), or a pattern of paths (`*`, `?`, `[`, `**`) that the shell has left.
 
     Names use `/` on every system. A folder's are relative to it when it is the only argument; else names start with
     the argument as typed: `folder/a.png`, `a.png`, `file.zip/a.png`, `file.h5#17`. Those of a CSV and of stdin are
@@ -266,6 +317,21 @@ def typed_patches(names: Iterable[str]) -> PatchInputs:
     return listing.sorted()
 
 
+def listed(argument: str, *, alone: bool) -> PatchInputs:
+    """List the patches of one argument that is no pattern and not stdin; there may be none.
+
+    Args:
+        argument: as of `find_patches`.
+        alone: whether it is the only one, which decides how a folder's patches are named.
+
+    Raises:
+        InputError, MissingExtraError: as `find_patches`.
+    """
+    listing = _Listing()
+    listing.add(argument, alone=alone)
+    return listing.sorted()
+
+
 def patch_id(name: str) -> str:
     """Return the id of a patch in tables that go by id: the file name without suffix (`a/b.png` is `b`).
 
@@ -292,14 +358,14 @@ def _from_stdin() -> list[str]:
     return [slashes(os.fsdecode(line)) for line in lines if line]
 
 
-def read_csv(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
-    """Read a CSV file with a header, UTF-8 with or without byte order mark, row by row.
+def read_csv(path: Path | str, columns: Sequence[str]) -> Iterator[dict[str, str]]:
+    """Read a CSV file or URL with a header, UTF-8 with or without byte order mark, row by row.
 
     Raises:
         InputError: unreadable, not UTF-8, or one of `columns` is missing or empty in a row.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with io.TextIOWrapper(open_binary(str(path), ahead=True), encoding="utf-8-sig", newline="") as file:
             # Strict: a quote that is never closed would otherwise swallow the rows behind it.
             reader = csv.DictReader(file, strict=True)
             missing = [name for name in columns if name not in (reader.fieldnames or ())]

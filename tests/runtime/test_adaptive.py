@@ -186,7 +186,7 @@ def test_without_margins_in_the_card_it_is_refused_with_the_remedy(
     tiny: PatchClassifier, tiny_plain: PatchClassifier
 ) -> None:
     for call in _calls(tiny):
-        with pytest.raises(InputError, match=r"sigmoid_d4\.onnx.*no margins.*histo-export --precision .*--calibrate"):
+        with pytest.raises(InputError, match=r"sigmoid_d4\.onnx.*no margins.*histo-export --verify"):
             call()
     for call in _calls(tiny_plain):
         with pytest.raises(InputError, match=r"sigmoid_none\.onnx: has one view"):
@@ -310,5 +310,5 @@ def test_a_model_without_margins_is_refused_before_anything_is_scored(folder: Pa
     stderr = process.communicate(timeout=60)[1]
     assert process.returncode == 1
     assert len(stderr.splitlines()) == 1
-    assert "histo-export --precision" in stderr
+    assert "histo-export --verify" in stderr
     assert not list(tmp_path.iterdir())

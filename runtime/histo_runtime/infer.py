@@ -1,0 +1,156 @@
+"""What `histo-infer` was asked for, and which of its four ways of working that means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from histo_runtime.command import EXIT_SOME_PATCHES_FAILED, say
+
+if TYPE_CHECKING:
+    from histo_runtime.classifier import PatchClassifier
+    from histo_runtime.run_record import RunOptions, Unfinished
+
+_TABLE, _FOLDER = "./predictions.csv", "./predictions"
+_RAY = "ray"
+
+
+@dataclass(frozen=True)
+class Request:
+    """The arguments and options of a command line, as typed; `table` is that of `--from`."""
+
+    patches: tuple[str, ...]
+    model: str
+    output: str | None
+    table_format: str
+    device: str
+    exact: bool
+    tta: str
+    batch_size: int | None
+    threads: int | None
+    workers: int | None
+    threshold: float | None
+    labels: str | None
+    report: Path | None
+    table: Path | None
+    per_view: bool
+    max_failures: int | None
+    resize: bool
+    mpp: float | None
+    tile_mpp: float | None
+    stride: float
+    mask: Path | None
+    engine: str
+    address: str | None
+    actors: int | None
+    gpus_per_actor: float
+    overwrite: bool
+    quiet: bool
+    as_json: bool
+
+    @property
+    def folder(self) -> str:
+        """The output of what is written as a folder."""
+        return self.output or _FOLDER
+
+    def inform(self, message: str) -> None:
+        """Say something that `--quiet` silences."""
+        if not self.quiet:
+            say(message)
+
+    def run_options(self) -> RunOptions:
+        """Return what decides how patches become rows."""
+        from histo_runtime.run_record import RunOptions
+
+        return RunOptions(
+            self.output or "",
+            self.table_format,
+            self.tta,
+            self.per_view,
+            self.workers,
+            self.max_failures,
+            self.overwrite,
+            self.quiet,
+        )
+
+    def open_model(self, unfinished: Unfinished) -> PatchClassifier:
+        """Open the model, with threads and batch size of an unfinished run where none were given."""
+        from histo_runtime.checksum import check_checksum
+        from histo_runtime.classifier import PatchClassifier
+
+        classifier = PatchClassifier(
+            self.model,
+            device=self.device,
+            exact=self.exact,
+            threads=self.threads or unfinished.threads,
+            batch_size=self.batch_size or unfinished.batch_size,
+            threshold=self.threshold,
+            resize=self.resize,
+        )
+        classifier.check_tta(self.tta)
+        check_checksum(classifier.model, classifier.sha256)
+        return classifier
+
+
+def infer(request: Request) -> None:
+    """Carry out a command line: a report of a run that is done, a run on Ray, slides, or a table of patches."""
+    if request.table is not None:
+        from histo_runtime.report.command import report_only
+
+        report_only(
+            request.table,
+            request.report,
+            request.patches,
+            request.labels,
+            request.inform,
+            overwrite=request.overwrite,
+        )
+        return
+    if not request.patches:
+        raise click.UsageError("Missing argument 'PATCHES...'.")
+    if request.engine == _RAY:
+        from histo_runtime.cluster.command import infer_on_ray
+
+        infer_on_ray(request)
+        return
+    if request.address is not None or request.actors is not None or request.gpus_per_actor:
+        raise click.UsageError("--address, --actors and --gpus-per-actor belong to --engine ray")
+    if not _infer_slides(request):
+        from histo_runtime.infer_patches import infer_patches
+
+        infer_patches(replace(request, output=_TABLE if request.output is None else request.output))
+
+
+def _infer_slides(request: Request) -> bool:
+    """Score slides where the output can hold what comes of them; returns whether there were any."""
+    from histo_runtime.results import STDOUT, is_table
+    from histo_runtime.slides.command import infer_slides, refuse_named_slides
+    from histo_runtime.slides.plan import SlideSettings
+
+    if request.as_json and request.output == STDOUT:
+        raise click.UsageError("--json and -o - both write to stdout: give -o a file")
+    settings = SlideSettings(request.mpp, request.tile_mpp, request.stride, request.mask)
+    done = None
+    if request.output is not None and (not request.output or is_table(request.output)):
+        refuse_named_slides(request.patches, request.output)
+    else:
+        options = replace(request.run_options(), output=request.folder)
+        done = infer_slides(
+            request.patches,
+            options,
+            settings,
+            request.open_model,
+            request.inform,
+            {"--labels": request.labels},
+            request.report,
+        )
+    if done is None:
+        settings.refuse_for_patches()
+        return False
+    done.report(as_json=request.as_json)
+    if done.failed:
+        raise SystemExit(EXIT_SOME_PATCHES_FAILED)
+    return True

@@ -1,0 +1,135 @@
+"""`histo-infer` on patches: from what was asked for to a table, its record, and what is said of it."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from itertools import islice
+from operator import eq
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from histo_runtime.command import EXIT_SOME_PATCHES_FAILED, say
+from histo_runtime.errors import UsageError
+from histo_runtime.labels import read_labels
+from histo_runtime.results import STDOUT, check_free, check_kaggle, check_table, partial_path
+from histo_runtime.run_record import Given, settings_of
+from histo_runtime.scoring import score
+from histo_runtime.sources import find_patches
+
+if TYPE_CHECKING:
+    from histo_runtime.classifier import PatchClassifier
+    from histo_runtime.infer import Request
+    from histo_runtime.run_record import Summary
+    from histo_runtime.sources import PatchInputs
+
+_FAILURES_SHOWN = 5
+
+
+def infer_patches(request: Request) -> None:
+    """Score patches, write the table, and say how it went.
+
+    Raises:
+        HistoError: an input, the model or the output can't be used.
+        SystemExit: with code 3 when patches failed.
+    """
+    output = request.output or ""
+    _check_before(request, output)
+    found = find_patches(request.patches)
+    if found.others:
+        request.inform(f"{found.others} files are no images by their suffix and are left out")
+    doubts = _doubts(found)
+    for doubt in doubts:
+        say(f"warning: {doubt}")
+    classifier = request.open_model(settings_of(output))
+    truth = None if request.labels is None else read_labels(request.labels, found, classifier.card.classes)
+    if truth is not None and len(truth) < len(found):
+        request.inform(f"{len(found) - len(truth)} of {len(found)} patches have no label")
+    if request.table_format == "kaggle":
+        check_kaggle(classifier.card, found.names)
+    _announce(request, found, classifier)
+    # What Pillow thinks of a file stands in its row; a warning would only tear up the progress line.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    given = Given(request.patches, _working_folder(), request.labels, found.others, doubts)
+    summary = score(classifier, found, replace(request.run_options(), output=output, given=given), truth)
+    _say_how_it_went(summary, output, request)
+    if request.report is not None:
+        from histo_runtime.report.command import report_after
+
+        report_after(request.report, output, found, truth, request.inform)
+    if summary.tally.failed:
+        raise SystemExit(EXIT_SOME_PATCHES_FAILED)
+
+
+def _check_before(request: Request, output: str) -> None:
+    """Refuse outputs that can't be, before anything is listed or opened."""
+    check_table(output, request.table_format)
+    if request.report is not None:
+        from histo_runtime.report.command import check_report
+
+        check_report(request.report, overwrite=request.overwrite, output=output, table_format=request.table_format)
+    _refuse_overwriting_inputs(output, (*request.patches, request.labels, request.model))
+    if output != STDOUT and not partial_path(output).exists():
+        check_free(output, overwrite=request.overwrite)
+
+
+def _announce(request: Request, found: PatchInputs, classifier: PatchClassifier) -> None:
+    count = len(classifier.card.views)
+    views = {"none": "1 view", "adaptive": f"up to {count} views"}.get(request.tta, f"{count} views")
+    request.inform(f"{len(found)} patches with {classifier.model.name} on {classifier.device}, {views} each")
+
+
+def _refuse_overwriting_inputs(output: str, inputs: Iterable[object]) -> None:
+    """An output must not be one of the files that it is made of, whatever --overwrite says."""
+    for item in inputs:
+        if item is not None and Path(output).exists() and Path(str(item)).exists() and Path(output).samefile(str(item)):
+            raise UsageError(f"{output}: is an input of this run: choose another output")
+
+
+def _doubts(found: PatchInputs) -> tuple[str, ...]:
+    """What about the inputs a reader of the results has to know."""
+    twice = sum(map(eq, found.names, islice(found.names, 1, None)))  # they are sorted
+    return (f"{twice} patches are named twice, and are scored and counted twice",) if twice else ()
+
+
+def _working_folder() -> str:
+    try:
+        return str(Path.cwd())
+    except OSError:  # it was removed under the shell; with absolute paths one can work on
+        return ""
+
+
+def _say_how_it_went(summary: Summary, output: str, request: Request) -> None:
+    """Say how it went on stderr, and print the metrics where results belong."""
+    tally = summary.tally
+    for name, reason in tally.failures[:_FAILURES_SHOWN]:
+        say(f"failed: {name} {reason}")
+    if tally.failed > _FAILURES_SHOWN:
+        say(f"... and {tally.failed - _FAILURES_SHOWN} more, see the error column")
+    if summary.unlike:
+        say(f"warning: {summary.unlike}")
+    where = "" if output == STDOUT else f" -> {output}"
+    blank = f", {tally.colour.blank} blank" if tally.colour.blank else ""
+    mean = f", {tally.mean_views:.2f} views on average" if summary.tta == "adaptive" and tally.done else ""
+    request.inform(
+        f"{tally.done} done, {tally.failed} failed{blank}{mean}, {summary.patches_per_second:.1f} patches/s{where}"
+    )
+    if request.as_json:
+        click.echo(json.dumps(summary.to_dict(output)))
+    elif summary.metrics:
+        for line in _metric_lines(summary.metrics):
+            click.echo(line, err=output == STDOUT)
+
+
+def _metric_lines(metrics: Mapping[str, Any]) -> Iterator[str]:
+    """Write each figure with its 95 % interval."""
+    intervals = metrics.get("intervals", {})
+    for name, value in metrics.items():
+        if name != "intervals":
+            text = f"{value:.4f}" if isinstance(value, float) else "-" if value is None else str(value)
+            ends = intervals.get(name)
+            yield f"{name:<17} {text}" + (f"  ({ends[0]:.4f} to {ends[1]:.4f})" if ends else "")
