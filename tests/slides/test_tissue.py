@@ -26,7 +26,10 @@ def test_otsu_gives_the_least_variance_within_the_two_parts(values: np.ndarray) 
         parts = values[values <= threshold], values[values > threshold]
         return sum(len(part) * part.astype(float).var() for part in parts if len(part))
 
-    assert within(otsu(values)) <= min(within(threshold) for threshold in range(256)) + 1e-6
+    assert (
+        within(otsu(np.bincount(values, minlength=256).tolist()))
+        <= min(within(threshold) for threshold in range(256)) + 1e-6
+    )
 
 
 def test_tissue_is_found_within_a_pixel_or_two(layout: Layout) -> None:
@@ -79,7 +82,7 @@ def test_what_can_not_be_read_is_marked_and_the_rest_is_there(layout: Layout, tm
     with Slide(path) as opened:
         overview = read_overview(opened, (1.0, 1.0))
     assert overview.unreadable[48:64, 64:80].all()
-    assert overview.unreadable.mean() < 0.1
+    assert overview.unreadable.sum() <= 4 * 32 * 32, "more than the four blocks of 256 pixels that it may touch"
 
 
 def test_a_slide_that_can_not_be_read_anywhere_is_refused(layout: Layout, tmp_path: Path) -> None:

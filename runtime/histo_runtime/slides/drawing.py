@@ -37,17 +37,17 @@ def draw_heatmap(
     """Draw the slide in grey, scored cells in colour, regions outlined; legend and scale bar below."""
     size = _picture_size(overview)
     per_pixel = scores.grid.slide[0] / size[0], scores.grid.slide[1] / size[1]
-    grey = np.asarray(Image.fromarray(overview.rgb).resize(size, Image.Resampling.BILINEAR).convert("L"))
-    base = np.repeat(grey[..., None], 3, axis=2)
+    grey = np.asarray(Image.fromarray(overview.rgb).convert("L").resize(size, Image.Resampling.BILINEAR))
     row, column, inside = _cells_of_pixels(scores, size, per_pixel)
-    picture = base.copy()
+    picture = np.repeat(grey[..., None], 3, axis=2)
     table = colour_table()
     for y in np.flatnonzero(inside[0]):  # row by row: no full-size arrays of floats
         probability = scores.probability[row[y], column]
         seen = inside[1] & ~np.isnan(probability)
         colour = table[np.nan_to_num(probability[seen] * 255).round().astype(np.uint8)]
-        picture[y, seen] = (_OPACITY * colour + (1 - _OPACITY) * base[y, seen]).round().astype(np.uint8)
+        picture[y, seen] = (_OPACITY * colour + (1 - _OPACITY) * picture[y, seen]).round().astype(np.uint8)
     image = Image.fromarray(picture)
+    del picture
     _outline(image, regions, per_pixel)
     frame = max(size[0], _NARROWEST), size[1]
     framed = Image.new("RGB", (frame[0], frame[1] + _FOOT), _PAPER)

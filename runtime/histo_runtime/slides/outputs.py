@@ -114,4 +114,5 @@ def finished(folder: Path, settings: Mapping[str, Any]) -> tuple[bool, dict[str,
     except (OSError, ValueError):
         return True, None
     same = isinstance(record, dict) and record.get("made_by") == json.loads(json.dumps(settings))
-    return True, record["result"] if same else None
+    figures = record.get("result") if same else None
+    return True, figures if isinstance(figures, dict) else None

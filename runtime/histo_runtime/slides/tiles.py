@@ -21,7 +21,7 @@ from histo_runtime.slides.overview import level_for
 from histo_runtime.slides.reader import Slide
 from histo_runtime.slides.tiling import Grid
 
-_BLOCK_PIXELS = 2048  # side of a block in pixels of the level that is read, about
+_BLOCK_PIXELS = 1024  # side of a block in pixels of the level that is read, about: 4 MB as it is read
 _BLOCKS_KEPT = 3  # the one being read, the one before for threads that come late, the one after
 _LEVEL_TOLERANCE = 0.01  # a level of 4.02 serves for 4: sizes of levels are rounded
 _WHOLE = 0.01  # how near to a whole number a factor counts as one

@@ -7,9 +7,11 @@ opening: Lu et al., Data-efficient and weakly supervised computational pathology
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFilter
+from PIL import Image, ImageChops, ImageFilter
 
 METHOD = "otsu-saturation (Lu et al., Nat Biomed Eng 2021)"
 _MEDIAN = 7  # pixels, as CLAM's presets
@@ -24,23 +26,24 @@ def tissue_mask(rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Return where tissue is: bool `[h, w]` of an overview uint8 `[h, w, 3]`."""
     hsv = Image.fromarray(rgb).convert("HSV")
     saturation = hsv.getchannel("S").filter(ImageFilter.MedianFilter(_MEDIAN))
-    values = np.asarray(saturation)
-    scanned = np.asarray(hsv.getchannel("V")) > _BLACK
-    threshold = min(max(otsu(values[scanned]), _LOWEST), _HIGHEST)
-    mask = Image.fromarray(((values > threshold) & scanned).astype(np.uint8) * 255)
+    scanned = hsv.getchannel("V").point(lambda value: 255 if value > _BLACK else 0)
+    threshold = min(max(otsu(saturation.histogram(scanned.convert("1"))), _LOWEST), _HIGHEST)
+    stained = saturation.point(lambda value: 255 if value > threshold else 0)
+    mask = ImageChops.darker(stained, scanned)
     mask = mask.filter(ImageFilter.MaxFilter(_CLOSING)).filter(ImageFilter.MinFilter(_CLOSING))
     mask = mask.filter(ImageFilter.MinFilter(_OPENING)).filter(ImageFilter.MaxFilter(_OPENING))
     return np.asarray(mask) > 0
 
 
-def otsu(values: NDArray[np.uint8]) -> int:
+def otsu(histogram: Sequence[int]) -> int:
     """Return the threshold that divides values into those up to it and those above with the least variance in each.
 
-    0 when there are no values.
+    Args:
+        histogram: how many values there are of 0, 1, 2 and so on. Of none the threshold is 0.
     """
-    counts = np.bincount(values.ravel(), minlength=256).astype(np.float64)
+    counts = np.asarray(histogram, np.float64)
     below = counts.cumsum()
-    sums = (counts * np.arange(256)).cumsum()
+    sums = (counts * np.arange(len(counts))).cumsum()
     above = below[-1] - below
     with np.errstate(divide="ignore", invalid="ignore"):
         between = below * above * (sums / below - (sums[-1] - sums) / above) ** 2
