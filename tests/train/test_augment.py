@@ -28,7 +28,7 @@ from histo_train.sheet import write_augmentation_sheet  # noqa: E402
 
 PATCHES = synthetic_patches(16, seed=3)[0]
 GREY_LEVEL = 1 / 255
-NOTHING = Augmentation(rotation=0, zoom=(1, 1), shift=0, stain=0, brightness=0, blur=0)
+NOTHING = Augmentation(rotation=0, zoom=(1, 1), shift=0, stain=0, brightness=0, blur=0, share=1)
 
 
 def augmented(augmentation: Augmentation, seed: int = 0, crop: int = 96) -> np.ndarray:
@@ -65,6 +65,15 @@ def test_without_small_changes_each_patch_is_one_of_its_eight_symmetries() -> No
     assert seen == set(SYMMETRIES)
 
 
+def test_all_but_a_share_of_the_patches_keep_their_pixels() -> None:
+    still = augmented(replace(Augmentation(), share=0.0, stain=0, brightness=0))
+    for patch, image in zip(PATCHES, still, strict=True):
+        assert min(np.abs(symmetry(patch[None])[0] / 255 - image).max() for symmetry in SYMMETRIES.values()) < 1e-3
+    linear = draw_changes(replace(Augmentation(), share=0.3), 2000, 96, (0,)).geometry[:, [0, 1, 3, 4]]
+    moved = (np.abs(linear - np.rint(linear)) > 1e-6).any(axis=1)
+    assert 0.25 < moved.mean() < 0.35
+
+
 def test_stain_and_light_jitter_of_zero_change_no_colour() -> None:
     changes = draw_changes(NOTHING, 16, 96, (0,))
     np.testing.assert_allclose(changes.density, np.broadcast_to(np.eye(3), (16, 3, 3)), atol=1e-6)
@@ -92,7 +101,7 @@ def test_brightness_scales_the_light() -> None:
 
 
 def test_moves_stay_within_their_limits_and_the_border_is_filled_from_within() -> None:
-    images = augmented(Augmentation(stain=0, brightness=0))
+    images = augmented(Augmentation(stain=0, brightness=0, share=1))
     low, high = PATCHES.min(axis=(1, 2)) / 255, PATCHES.max(axis=(1, 2)) / 255
     assert (images.min(axis=(1, 2)) >= low - 1e-3).all()  # a black border would fall below
     assert (images.max(axis=(1, 2)) <= high + 1e-3).all()
@@ -111,7 +120,7 @@ def test_nothing_at_all_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "augmentation", [ORIGINAL_AUGMENTATION, Augmentation(shear=5.0, stain=0, brightness=0, blur=0)]
+    "augmentation", [ORIGINAL_AUGMENTATION, Augmentation(shear=5.0, stain=0, brightness=0, blur=0, share=1)]
 )
 def test_moves_are_those_of_scipy_with_reflected_borders(augmentation: Augmentation) -> None:
     matrices = _draw_matrices(np.random.default_rng(8), augmentation, 16, 96)
@@ -145,7 +154,7 @@ def test_colour_is_that_of_optical_density_in_numpy() -> None:
     np.testing.assert_allclose(np.asarray(change(PATCHES, changes, crop=96)), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("augmentation", [Augmentation(), ORIGINAL_AUGMENTATION])
+@pytest.mark.parametrize("augmentation", [Augmentation(share=1), ORIGINAL_AUGMENTATION])
 def test_a_crop_is_the_middle_of_the_full_patch(augmentation: Augmentation) -> None:
     full, crop = augmented(augmentation, crop=96), augmented(augmentation, crop=48)
     np.testing.assert_allclose(crop, full[:, 24:72, 24:72], atol=1e-5)
@@ -191,7 +200,7 @@ from keras import ops
 from histo_runtime.synthetic import synthetic_patches
 from histo_train.augment import change, draw_changes
 from histo_train.recipe import Augmentation
-changes = draw_changes(Augmentation(shear=2.0, blur=1.0), 16, 96, (5,))
+changes = draw_changes(Augmentation(shear=2.0, blur=1.0, share=1), 16, 96, (5,))
 np.save(sys.argv[1], ops.convert_to_numpy(change(synthetic_patches(16, seed=3)[0], changes, crop=48)))
 """
 
@@ -202,6 +211,6 @@ def test_other_backends_augment_alike(backend: str, tmp_path: Path) -> None:
         pytest.skip(f"{backend} is not installed")
     environment = {**os.environ, "KERAS_BACKEND": backend}
     subprocess.run([sys.executable, "-c", BACKEND, tmp_path / "there.npy"], env=environment, check=True)
-    changes = draw_changes(Augmentation(shear=2.0, blur=1.0), 16, 96, (5,))
+    changes = draw_changes(Augmentation(shear=2.0, blur=1.0, share=1), 16, 96, (5,))
     here = np.asarray(change(PATCHES, changes, crop=48))
     np.testing.assert_allclose(np.load(tmp_path / "there.npy"), here, atol=0.5 * GREY_LEVEL)

@@ -7,7 +7,7 @@ depend on nothing but its seed; the pixels are changed by `keras.ops`. Never par
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -44,9 +44,13 @@ class Changes:
 def draw_changes(augmentation: Augmentation, count: int, size: int, seed: Sequence[int]) -> Changes:
     """Draw the changes of `count` patches of side `size`; the same seed draws the same."""
     rng = np.random.default_rng(list(seed))
-    matrices = _draw_matrices(rng, augmentation, count, size)
+    moved = _draw_matrices(rng, augmentation, count, size)
     density, offset = _draw_colour(rng, augmentation, count)
-    blur = rng.uniform(0, augmentation.blur, count).astype(np.float32) if augmentation.blur else None
+    sigma = rng.uniform(0, augmentation.blur, count)
+    chosen = rng.random(count) < augmentation.share
+    sharp = _draw_matrices(rng, replace(augmentation, rotation=0, zoom=(1, 1), shift=0, shear=0), count, size)
+    matrices = np.where(chosen[:, None, None], moved, sharp)
+    blur = (chosen * sigma).astype(np.float32) if augmentation.blur else None
     return Changes(_as_keras(matrices, size), blur, density.astype(np.float32), offset.astype(np.float32))
 
 

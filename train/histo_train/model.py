@@ -52,12 +52,14 @@ def build_classifier(weights: Weights) -> Any:
     return classifier
 
 
-def build_network(*, batch_normalisation: bool, mixed: bool = False) -> Any:
+def build_network(*, batch_normalisation: bool, mixed: bool = False, seed: int = 0) -> Any:
     """Build what is trained, with He-normal weights: `[N, H, W, 3]` of any size, 0 to 1 -> logits `[N, 1]`.
 
     Args:
         batch_normalisation: after each convolution.
         mixed: convolve in bfloat16. Weights, statistics, head and logits are float32 either way.
+        seed: of the dropout, whose random state is then a variable of the network on every backend; without one
+            PyTorch draws from its own generator.
     """
     dtype = "mixed_bfloat16" if mixed else "float32"
     inputs = keras.Input((None, None, 3), name="patches")
@@ -67,7 +69,7 @@ def build_network(*, batch_normalisation: bool, mixed: bool = False) -> Any:
             maps = _convolution(maps, _conv(block, number), filters, batch_normalisation, dtype)
         maps = layers.MaxPooling2D(name=f"block{block}_pool", dtype=dtype)(maps)
     features = layers.GlobalAveragePooling2D(dtype="float32")(maps)
-    features = layers.Dropout(DROPOUT, dtype="float32")(features)
+    features = layers.Dropout(DROPOUT, seed=seed, dtype="float32")(features)
     head = layers.Dense(
         1, kernel_initializer=keras.initializers.RandomNormal(stddev=_HEAD), name=DENSE, dtype="float32"
     )

@@ -112,8 +112,8 @@ def train_classifier(
 
 
 def _training(train: Patches, tune: Patches, recipe: Recipe, start: Weights) -> tuple[Training, Any]:
-    keras.utils.set_random_seed(recipe.seed)  # of the initial weights and dropout
-    network = build_network(batch_normalisation=recipe.batch_normalisation, mixed=_is_mixed())
+    keras.utils.set_random_seed(recipe.seed)  # of the initial weights
+    network = build_network(batch_normalisation=recipe.batch_normalisation, mixed=_is_mixed(), seed=recipe.seed)
     set_weights(network, start)
     return Training(network, train, tune, recipe), network
 
