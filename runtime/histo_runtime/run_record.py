@@ -167,6 +167,7 @@ def run_record(
             "system": platform.platform(),
         },
         "device": classifier.device,
+        "device_note": classifier.note,
         "counts": {**counts, "blank": tally.colour.blank},
         "mean_views": _rounded(tally.mean_views),
         "colour": tally.colour.to_card(),
@@ -175,7 +176,7 @@ def run_record(
         "patches_per_second": round(summary.patches_per_second, 3),
         "continued_after": counts["inputs"] - summary.scored_now,
         "metrics": summary.metrics,
-        "warnings": [text for text in (*options.given.warnings, classifier.note, summary.unlike) if text],
+        "warnings": [text for text in (*options.given.warnings, summary.unlike) if text],
         "failures": [{"path": name, "error": error} for name, error in tally.failures],
     }
 

@@ -105,7 +105,7 @@ def _run_facts(record: Record) -> list[tuple[str, str]]:
         ("Labels", str(given.get("labels") or "")),
         ("Views run", tta.get(str(settings.get("tta")), "") + averaged),
         ("Threshold of this run", f"{record.threshold:g}" if record.card.activation == "sigmoid" else ""),
-        ("Device", str(record.data.get("device", ""))),
+        ("Device", ": ".join(str(record.data[key]) for key in ("device", "device_note") if record.data.get(key))),
         ("Started", _date(str(record.data.get("started", "")))),
         ("Duration", _duration(record) + (f", {speed:.1f} patches a second" if speed else "")),
         ("Versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
