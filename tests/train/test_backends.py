@@ -20,6 +20,26 @@ pytestmark = pytest.mark.tensorflow
 keras = pytest.importorskip("keras")
 
 
+# One convolution a block instead of VGG19, which XLA compiles for minutes.
+TRAIN = """
+import keras
+from histo_train import cli, model, run
+
+def classifier(weights):
+    inputs = keras.Input((96, 96, 3))
+    network = model.plain_network(weights)
+    features = keras.Model(network.input, network.layers[-2].output)
+    unit = keras.layers.Dense(1, activation="sigmoid")
+    small = keras.Model(inputs, unit(features(inputs)))
+    unit.set_weights(network.layers[-1].get_weights())
+    return small
+
+model.BLOCKS = ((1, 8),) * 5
+run.build_classifier = classifier
+cli.train()
+"""
+
+
 def run(code: str, *arguments: object, backend: str = "tensorflow") -> None:
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
@@ -36,7 +56,7 @@ def test_trains_a_step_on_synthetic_patches_and_saves_a_model_that_exports(backe
         pytest.skip(f"{backend} is not installed")
     data, model = write_folders(tmp_path / "data", 12), tmp_path / "model.h5"
     options = "--weights random --epochs 1 --batch-size 4 --crop 96 --validation 0.6".split()
-    run("from histo_train.cli import train; train()", data, model, *options, backend=backend)
+    run(TRAIN, data, model, *options, backend=backend)
     run("from histo_export.cli import export; export()", model, tmp_path / "model.onnx")
     patches = synthetic_patches(4, seed=9)[0]
     found = PatchClassifier(tmp_path / "model.onnx", device="cpu").predict(patches)

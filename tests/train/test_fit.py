@@ -19,7 +19,7 @@ from histo_train.checkpoint import State  # noqa: E402
 from histo_train.fit import Training, predict_logits  # noqa: E402
 from histo_train.history import best_epoch  # noqa: E402
 from histo_train.interrupt import Interrupts, noted  # noqa: E402
-from histo_train.recipe import Recipe  # noqa: E402
+from histo_train.recipe import ORIGINAL, Recipe  # noqa: E402
 from tests.train.small import RECIPE, TRAIN, VALID, small_network  # noqa: E402
 
 
@@ -140,3 +140,11 @@ def test_a_state_of_another_network_is_refused() -> None:
 def rows(training: Training) -> list[dict[str, Any]]:
     times = ("seconds", "images_per_second")
     return [{k: v for k, v in epoch.to_dict().items() if k not in times} for epoch in training.epochs]
+
+
+def test_original_recipe_trains_with_a_falling_rate_and_chooses_by_accuracy() -> None:
+    recipe = replace(ORIGINAL, epochs=2, batch_size=8)
+    _, training = trained(recipe)
+    assert [epoch.crop for epoch in training.epochs] == [96, 96]
+    assert [epoch.learning_rate for epoch in training.epochs] == [1e-4 / (1 + 1e-5 * 3), 1e-4 / (1 + 1e-5 * 7)]
+    assert training.state().arrays["average"] == []

@@ -96,6 +96,9 @@ def train_classifier(
         start = {} if going_on else _start_weights(options.weights)
         training, network = _training(dataset.train, valid.only(tuned), recipe, start)
         record = _begin(folder, dataset, recipe, options, training)
+        write_split(dataset, folder.path / SPLIT)
+        sheet = folder.path / AUGMENTATION
+        write_augmentation_sheet(dataset.train, recipe.augmentation, seed=recipe.seed, path=sheet)
         try:
             _train(training, folder, interrupts, report)
             weights = folded_weights(network)
@@ -128,9 +131,6 @@ def _begin(folder: RunFolder, dataset: Dataset, recipe: Recipe, options: Options
         folder.check_room(2 * checkpoint_bytes + _MODEL_BYTES)
         record = begun(folder.model, dataset, fixed, options)
         folder.begin(record)
-        write_split(dataset, folder.path / SPLIT)
-        sheet = folder.path / AUGMENTATION
-        write_augmentation_sheet(dataset.train, recipe.augmentation, seed=recipe.seed, path=sheet)
         return record
     check_same(before["settings"], fixed, folder)
     folder.check_room(checkpoint_bytes + _MODEL_BYTES)
