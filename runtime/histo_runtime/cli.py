@@ -126,9 +126,10 @@ def infer(
     """Score PATCHES with an exported model.
 
     PATCHES are folders (searched recursively), image files (TIFF, PNG, JPEG, BMP), CSV files with a path column
-    (relative to the CSV), zip files of images, PatchCamelyon's HDF5 files (dataset x; needs h5py), patterns of these
-    in quotes, and - for paths on stdin, one a line or ended by NUL. A patch that can't be scored is a row with its
-    reason, and the exit code is 3. A run that was cut off goes on where it was when the same command is given again.
+    (relative to the CSV), zip files of images, PatchCamelyon's HDF5 files (dataset x; needs h5py), URLs of these (s3://
+    and others; needs fsspec), patterns of paths in quotes, and - for paths on stdin, one a line or ended by NUL. A
+    patch that can't be scored is a row with its reason, and the exit code is 3. A run that was cut off goes on where it
+    was when the same command is given again.
 
     \b
     Examples:
