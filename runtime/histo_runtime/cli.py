@@ -135,9 +135,10 @@ def infer(**options: Any) -> None:
     """Score PATCHES with an exported model.
 
     PATCHES are folders (searched recursively), image files (TIFF, PNG, JPEG, BMP), CSV files with a path column
-    (relative to the CSV), zip files of images, PatchCamelyon's HDF5 files (dataset x; needs h5py), patterns of these
-    in quotes, and - for paths on stdin, one a line or ended by NUL. A patch that can't be scored is a row with its
-    reason, and the exit code is 3. A run that was cut off goes on where it was when the same command is given again.
+    (relative to the CSV), zip files of images, PatchCamelyon's HDF5 files (dataset x; needs h5py), URLs of these (s3://
+    and others; needs fsspec), patterns of paths in quotes, and - for paths on stdin, one a line or ended by NUL. A
+    patch that can't be scored is a row with its reason, and the exit code is 3. A run that was cut off goes on where it
+    was when the same command is given again.
 
     Whole slides, named or in folders, are cut into patches where they hold tissue: formats of OpenSlide, and tiled
     TIFF files of more than four patches a side. Each gets a sub-folder with heatmap, regions and tables.

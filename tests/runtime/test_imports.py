@@ -14,7 +14,7 @@ import pytest
 
 import histo_runtime
 
-HEAVY = "tensorflow keras tf_keras onnx tf2onnx sklearn scipy torch jax histo_export histo_train".split()
+HEAVY = "tensorflow keras tf_keras onnx tf2onnx sklearn scipy torch jax ray fsspec histo_export histo_train".split()
 MODULES = sorted(module.name for module in pkgutil.iter_modules(histo_runtime.__path__))
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import socket
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
@@ -96,7 +98,21 @@ def connected(address: str | None, pool: Pool) -> Iterator[Pool]:
         else:
             held.callback(_leave, ray)
             _join(ray, address)
+        held.enter_context(_ended_like_ctrl_c())
         yield _placed(ray, pool)
+
+
+@contextmanager
+def _ended_like_ctrl_c() -> Iterator[None]:
+    """Take SIGTERM, as a batch system sends it, for Ctrl-C: Ray's own handler prints a stack and leaves its folder."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _leave(ray: Any) -> None:
