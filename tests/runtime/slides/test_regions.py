@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from histo_runtime.slides.regions import find_regions, to_geojson, to_text
 from histo_runtime.slides.score_map import ScoreMap
 from histo_runtime.slides.tiling import Grid
-from tests.slides.conftest import Layout
+from tests.runtime.slides.conftest import Layout
 
 shapely = pytest.importorskip("shapely")
 MPP = (0.25, 0.5)

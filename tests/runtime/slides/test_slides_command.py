@@ -21,7 +21,7 @@ from PIL import Image
 from histo_runtime.classifier import PatchClassifier
 from histo_runtime.cli import infer
 from tests.conftest import names_in, read_json, read_table
-from tests.slides.conftest import GLASS, THRESHOLD, Layout, break_tiles, paint, write_tiff
+from tests.runtime.slides.conftest import GLASS, THRESHOLD, Layout, break_tiles, paint, write_tiff
 
 pytest.importorskip("openslide")
 pytest.importorskip("tiffslide")

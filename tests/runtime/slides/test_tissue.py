@@ -17,7 +17,7 @@ from histo_runtime.slides.given_mask import _filled, read_mask
 from histo_runtime.slides.overview import Overview, read_overview
 from histo_runtime.slides.reader import Slide
 from histo_runtime.slides.tissue import otsu, tissue_mask
-from tests.slides.conftest import GLASS, Layout, break_tiles, write_tiff
+from tests.runtime.slides.conftest import GLASS, Layout, break_tiles, write_tiff
 
 
 @given(arrays(np.uint8, st.integers(1, 60)))

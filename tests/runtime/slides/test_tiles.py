@@ -13,7 +13,7 @@ from histo_runtime.slides.reader import Slide
 from histo_runtime.slides.tiles import SlideTiles, place_of
 from histo_runtime.slides.tiling import Grid
 from histo_runtime.synthetic import synthetic_patches
-from tests.slides.conftest import Layout, break_tiles, write_tiff
+from tests.runtime.slides.conftest import Layout, break_tiles, write_tiff
 
 pytest.importorskip("openslide")
 pytest.importorskip("tifffile")

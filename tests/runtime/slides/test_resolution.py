@@ -9,7 +9,7 @@ import pytest
 
 from histo_runtime.errors import SlideError
 from histo_runtime.slides.resolution import resolution_of
-from tests.slides.conftest import Layout, write_tiff
+from tests.runtime.slides.conftest import Layout, write_tiff
 
 OME = (
     '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0"><Pixels ID="Pixels:0" {}/>'

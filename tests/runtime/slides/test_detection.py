@@ -10,7 +10,7 @@ from PIL import Image
 
 from histo_runtime.slides.detection import tiled_sides
 from histo_runtime.slides.found import find_slides
-from tests.slides.conftest import write_tiff
+from tests.runtime.slides.conftest import write_tiff
 
 pytest.importorskip("tifffile")
 

@@ -10,7 +10,7 @@ import pytest
 
 from histo_runtime.errors import SlideError
 from histo_runtime.slides.reader import Slide
-from tests.slides.conftest import Layout, break_tiles, halved, write_tiff
+from tests.runtime.slides.conftest import Layout, break_tiles, halved, write_tiff
 
 pytest.importorskip("openslide")
 pytest.importorskip("tiffslide")
