@@ -28,7 +28,7 @@ pytest.importorskip("tiffslide")
 pytest.importorskip("shapely")
 pytest.importorskip("pyarrow")
 
-MODEL = Path(__file__).parents[1] / "data" / "sigmoid_d4.onnx"
+MODEL = Path(__file__).parents[2] / "data" / "sigmoid_d4.onnx"
 OPTIONS = ("--model", MODEL, "--device", "cpu", "--threads", "1", "--threshold", THRESHOLD, "--tile-mpp", 1.0)
 FILES = ["annotations.geojson", "heatmap.ome.tif", "heatmap.png", "mask.png", "run.json", "tiles.csv", "tiles.parquet"]
 
