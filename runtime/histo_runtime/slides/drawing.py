@@ -19,6 +19,7 @@ LONGEST_SIDE = 2048  # pixels of heatmap.png's picture
 _SHORTEST_LONG_SIDE = 720  # smaller slides are enlarged, so that the legend has room
 _NARROWEST = 560  # of the frame: room for the legend below a slide that is tall and thin
 _OPACITY = 0.6
+_STRIP = 128  # rows
 _FOOT = 84
 _MARGIN = 16
 _INK, _PAPER = (30, 30, 30), (255, 255, 255)
@@ -37,22 +38,15 @@ def draw_heatmap(
     """Draw the slide in grey, scored cells in colour, regions outlined; legend and scale bar below."""
     size = _picture_size(overview)
     per_pixel = scores.grid.slide[0] / size[0], scores.grid.slide[1] / size[1]
-    grey = np.asarray(Image.fromarray(overview.rgb).convert("L").resize(size, Image.Resampling.BILINEAR))
-    row, column, inside = _cells_of_pixels(scores, size, per_pixel)
-    picture = np.repeat(grey[..., None], 3, axis=2)
-    table = colour_table()
-    for y in np.flatnonzero(inside[0]):  # row by row: no full-size arrays of floats
-        probability = scores.probability[row[y], column]
-        seen = inside[1] & ~np.isnan(probability)
-        colour = table[np.nan_to_num(probability[seen] * 255).round().astype(np.uint8)]
-        picture[y, seen] = (_OPACITY * colour + (1 - _OPACITY) * picture[y, seen]).round().astype(np.uint8)
-    image = Image.fromarray(picture)
-    del picture
-    _outline(image, regions, per_pixel)
     frame = max(size[0], _NARROWEST), size[1]
     framed = Image.new("RGB", (frame[0], frame[1] + _FOOT), _PAPER)
-    framed.paste(image, ((frame[0] - size[0]) // 2, 0))
+    left = (frame[0] - size[0]) // 2
+    _paint(framed, left, _grey(overview.rgb).resize(size, Image.Resampling.BILINEAR), scores, per_pixel)
     draw = ImageDraw.Draw(framed)
+    for region in regions:
+        for ring in (region.polygon.exterior, *region.polygon.interiors):
+            points = [(left + x / per_pixel[0], y / per_pixel[1]) for x, y in ring.coords]
+            draw.line(points, fill=COLOUR, width=2)
     draw.line([(0, size[1]), (frame[0], size[1])], fill=(200, 200, 200))
     _draw_scale_bar(draw, size, per_pixel[0] * mpp[0])
     _draw_legend(framed, frame, class_name, threshold)
@@ -74,6 +68,28 @@ def _picture_size(overview: Overview) -> tuple[int, int]:
     return max(round(width * factor), 1), max(round(height * factor), 1)
 
 
+def _grey(rgb: NDArray[np.uint8]) -> Image.Image:
+    """Return the overview in grey, strip by strip: Pillow would hold all of it in colour once more."""
+    whole = Image.new("L", (rgb.shape[1], rgb.shape[0]))
+    for top in range(0, len(rgb), _STRIP):
+        whole.paste(Image.fromarray(rgb[top : top + _STRIP]).convert("L"), (0, top))
+    return whole
+
+
+def _paint(framed: Image.Image, left: int, grey: Image.Image, scores: ScoreMap, per_pixel: tuple[float, float]) -> None:
+    """Lay the colours of scored cells over the grey slide."""
+    row, column, (row_inside, column_inside) = _cells_of_pixels(scores, grey.size, per_pixel)
+    table = colour_table()
+    for top in range(0, grey.height, _STRIP):
+        rows = slice(top, min(top + _STRIP, grey.height))
+        strip = np.repeat(np.asarray(grey.crop((0, rows.start, grey.width, rows.stop)))[..., None], 3, axis=2)
+        probability = scores.probability[row[rows]][:, column]
+        seen = ~np.isnan(probability) & row_inside[rows, None] & column_inside
+        colour = table[(probability[seen] * 255).round().astype(np.uint8)]
+        strip[seen] = (_OPACITY * colour + (1 - _OPACITY) * strip[seen]).round().astype(np.uint8)
+        framed.paste(Image.fromarray(strip), (left, top))
+
+
 def _cells_of_pixels(
     scores: ScoreMap, size: tuple[int, int], per_pixel: tuple[float, float]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
@@ -85,13 +101,6 @@ def _cells_of_pixels(
         places.append((cell.clip(0, count - 1), (cell >= 0) & (cell < count)))
     (row, row_inside), (column, column_inside) = places
     return row, column, (row_inside, column_inside)
-
-
-def _outline(image: Image.Image, regions: Sequence[Region], per_pixel: tuple[float, float]) -> None:
-    draw = ImageDraw.Draw(image)
-    for region in regions:
-        for ring in (region.polygon.exterior, *region.polygon.interiors):
-            draw.line([(x / per_pixel[0], y / per_pixel[1]) for x, y in ring.coords], fill=COLOUR, width=2)
 
 
 def _draw_scale_bar(draw: ImageDraw.ImageDraw, size: tuple[int, int], microns_per_pixel: float) -> None:

@@ -15,8 +15,8 @@ from histo_runtime.errors import SlideError
 from histo_runtime.slides.reader import Slide
 from histo_runtime.slides.resolution import Resolution
 
-MICRONS = 8.0  # of a pixel: a nucleus wide, and a dozenth of a PatchCamelyon patch
-LONGEST_SIDE = 4096  # pixels; slides of more than 33 mm get coarser ones
+MICRONS = 16.0  # of a pixel: 64 level-0 pixels of a 40x scan, as CLAM; a sixth of a PatchCamelyon patch
+LONGEST_SIDE = 4096  # pixels; slides of more than 65 mm get coarser ones
 _BLOCK = 1024  # pixels of a level that are read at once
 _SMALLEST_BLOCK = 256  # around damage
 _HOPELESS = 64  # blocks that can't be read, and none before them that could

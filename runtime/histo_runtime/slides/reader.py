@@ -20,7 +20,7 @@ from histo_runtime.errors import HistoError, MissingExtraError, SlideError
 from histo_runtime.slides.libraries import library
 
 MOST_PIXELS = 10**12  # a million pixels square; the largest slides have a twentieth of it, damaged headers more
-_CACHE_BYTES = 32_000_000  # decoded tiles that OpenSlide keeps, for all handles of a slide together
+_CACHE_BYTES = 16_000_000  # decoded tiles that OpenSlide keeps, for all handles of a slide together: two blocks
 _WHITE = (255, 255, 255)
 
 

@@ -72,15 +72,12 @@ class Grid:
 
     def tissue_tiles(self, mask: NDArray[np.bool_], overview: Overview) -> NDArray[np.bool_]:
         """Return which tiles hold tissue, bool `[rows, columns]`."""
-        sums = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), np.int32)
-        np.cumsum(mask, axis=0, dtype=np.int32, out=sums[1:, 1:])
-        np.cumsum(sums[1:, 1:], axis=1, out=sums[1:, 1:])
         left, right = _edges(self.columns, self.stride[0], self.tile[0], overview.scale[0], mask.shape[1])
         top, bottom = _edges(self.rows, self.stride[1], self.tile[1], overview.scale[1], mask.shape[0])
         chosen = np.empty((self.rows, self.columns), bool)
         for row, (first, last) in enumerate(zip(top, bottom, strict=True)):
-            inside = sums[last, right] - sums[last, left] - sums[first, right] + sums[first, left]
-            chosen[row] = inside >= LEAST_TISSUE * (last - first) * (right - left)
+            sums = np.concatenate([[0], np.cumsum(mask[first:last].sum(axis=0))])
+            chosen[row] = sums[right] - sums[left] >= LEAST_TISSUE * (last - first) * (right - left)
         return chosen
 
     def in_reading_order(self, chosen: NDArray[np.bool_], block: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:

@@ -20,19 +20,31 @@ _MEDIAN = 7  # pixels, as CLAM's presets
 _LOWEST, _HIGHEST = 8, 40
 _BLACK = 25  # brightness up to which nothing was scanned: the colour of black is noise
 _CLOSING, _OPENING = 5, 3  # pixels
+_STRIP = 256  # rows
 
 
 def tissue_mask(rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Return where tissue is: bool `[h, w]` of an overview uint8 `[h, w, 3]`."""
-    hsv = Image.fromarray(rgb).convert("HSV")
-    saturation = hsv.getchannel("S").filter(ImageFilter.MedianFilter(_MEDIAN))
-    scanned = hsv.getchannel("V").point(lambda value: 255 if value > _BLACK else 0)
+    saturation, brightness = _saturation_and_brightness(rgb)
+    saturation = saturation.filter(ImageFilter.MedianFilter(_MEDIAN))
+    scanned = brightness.point(lambda value: 255 if value > _BLACK else 0)
     threshold = min(max(otsu(saturation.histogram(scanned.convert("1"))), _LOWEST), _HIGHEST)
     stained = saturation.point(lambda value: 255 if value > threshold else 0)
     mask = ImageChops.darker(stained, scanned)
     mask = mask.filter(ImageFilter.MaxFilter(_CLOSING)).filter(ImageFilter.MinFilter(_CLOSING))
     mask = mask.filter(ImageFilter.MinFilter(_OPENING)).filter(ImageFilter.MaxFilter(_OPENING))
     return np.asarray(mask) > 0
+
+
+def _saturation_and_brightness(rgb: NDArray[np.uint8]) -> tuple[Image.Image, Image.Image]:
+    """Return S and V of HSV, strip by strip: the whole picture in HSV would be its own size once more."""
+    size = rgb.shape[1], rgb.shape[0]
+    both = Image.new("L", size), Image.new("L", size)
+    for top in range(0, size[1], _STRIP):
+        hsv = Image.fromarray(rgb[top : top + _STRIP]).convert("HSV")
+        for channel, whole in zip("SV", both, strict=True):
+            whole.paste(hsv.getchannel(channel), (0, top))
+    return both
 
 
 def otsu(histogram: Sequence[int]) -> int:

@@ -48,7 +48,7 @@ def paint(tissue: np.ndarray, tumour: np.ndarray, cell: int = CELL) -> np.ndarra
 def write_tiff(
     path: Path,
     image: np.ndarray,
-    mpp: float | tuple[float, float] | None = 1.0,
+    mpp: float | tuple[float, float] | None = 2.0,
     *,
     levels: int = 2,
     ome: bool = False,
@@ -84,7 +84,7 @@ def halved(image: np.ndarray, times: int) -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def slide(layout: Layout, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The layout as a slide of 1 micrometre a pixel. Don't write beside it."""
+    """The layout as a slide of 2 micrometres a pixel. Don't write beside it."""
     return write_tiff(tmp_path_factory.mktemp("slide") / "slide.tif", layout.image)
 
 

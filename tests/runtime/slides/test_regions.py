@@ -60,7 +60,7 @@ def test_regions_are_the_positive_cells_and_nothing_else(positive: np.ndarray, s
 
 @given(MASKS)
 def test_cells_that_touch_along_an_edge_are_one_region(positive: np.ndarray) -> None:
-    from scipy.ndimage import label
+    label = pytest.importorskip("scipy.ndimage").label
 
     _, count = label(positive)  # four neighbours
     assert len(find_regions(scored(positive), MPP)) == count

@@ -29,7 +29,7 @@ pytest.importorskip("shapely")
 pytest.importorskip("pyarrow")
 
 MODEL = Path(__file__).parents[2] / "data" / "sigmoid_d4.onnx"
-OPTIONS = ("--model", MODEL, "--device", "cpu", "--threads", "1", "--threshold", THRESHOLD, "--tile-mpp", 1.0)
+OPTIONS = ("--model", MODEL, "--device", "cpu", "--threads", "1", "--threshold", THRESHOLD, "--tile-mpp", 2.0)
 FILES = ["annotations.geojson", "heatmap.ome.tif", "heatmap.png", "mask.png", "run.json", "tiles.csv", "tiles.parquet"]
 
 
@@ -92,7 +92,7 @@ def test_planted_regions_are_found(done: Path, layout: Layout) -> None:
 
 def test_the_summary_counts_what_was_planted(done: Path, layout: Layout) -> None:
     (row,) = read_table(done / "summary.csv")
-    cell = 32 * 32 / 1e6
+    cell = 64 * 64 / 1e6
     assert row["slide"] == "slide.tif"
     assert float(row["tumour_area_mm2"]) == pytest.approx(layout.tumour.sum() * cell)
     assert float(row["largest_region_mm2"]) == pytest.approx((layout.tumour.sum() - 6) * cell)
@@ -106,7 +106,7 @@ def test_the_summary_counts_what_was_planted(done: Path, layout: Layout) -> None
 
 def test_the_record_says_what_was_done(done: Path) -> None:
     record = read_json(done / "slide.tif/run.json")
-    assert record["made_by"]["mpp"] == pytest.approx([1, 1])
+    assert record["made_by"]["mpp"] == pytest.approx([2, 2])
     assert record["made_by"]["mask"].startswith("otsu")
     assert record["slide"]["library"] == "openslide"
     assert record["slide"]["level_read"] == 0
@@ -178,7 +178,7 @@ def test_slides_that_are_done_are_left_as_they_are(done: Path, slide: Path, layo
     assert read_table(output / "summary.csv")[1] == read_table(done / "summary.csv")[0]
 
 
-@pytest.mark.parametrize("change", [("--stride", 0.5), ("--tta", "none"), ("--threshold", 0.7), ("--mpp", 1.01)])
+@pytest.mark.parametrize("change", [("--stride", 0.5), ("--tta", "none"), ("--threshold", 0.7), ("--mpp", 2.02)])
 def test_results_of_other_settings_are_refused_until_told(
     done: Path, slide: Path, tmp_path: Path, change: tuple[object, ...]
 ) -> None:
@@ -197,7 +197,7 @@ def test_an_overlapping_stride_keeps_the_regions(slide: Path, layout: Layout, tm
     result = run(slide, "-o", tmp_path / "out", "--stride", 0.5)
     assert result.exit_code == 0, result.output
     (row,) = read_table(tmp_path / "out/summary.csv")
-    assert float(row["tumour_area_mm2"]) == pytest.approx(layout.tumour.sum() * 32 * 32 / 1e6, rel=0.2)
+    assert float(row["tumour_area_mm2"]) == pytest.approx(layout.tumour.sum() * 64 * 64 / 1e6, rel=0.2)
     assert len({(t["x"], t["y"]) for t in read_table(tmp_path / "out/slide.tif/tiles.csv")}) == int(row["tiles"])
 
 
@@ -269,7 +269,7 @@ def good(slide: Path, tmp_path: Path) -> Path:
 def test_a_slide_without_resolution_is_a_row_that_names_the_option(good: Path, layout: Layout, tmp_path: Path) -> None:
     write_tiff(good / "bad.tif", layout.image, None)
     assert "--mpp" in refused(tmp_path)
-    result = run(tmp_path / "in", "-o", tmp_path / "out", "--mpp", 1.0)
+    result = run(tmp_path / "in", "-o", tmp_path / "out", "--mpp", 2.0)
     assert result.exit_code == 0, result.output
 
 

@@ -56,7 +56,7 @@ def test_a_slide_of_tissue_alone_keeps_it() -> None:
 def test_the_overview_is_the_mean_of_what_it_covers(slide: Path, layout: Layout) -> None:
     pytest.importorskip("openslide")
     with Slide(slide) as opened:
-        overview = read_overview(opened, (1.0, 1.0))
+        overview = read_overview(opened, (2.0, 2.0))
     assert overview.rgb.shape == (120, 160, 3)
     assert overview.scale == (8, 8)
     exact = layout.image.reshape(120, 8, 160, 8, 3).mean(axis=(1, 3))
@@ -69,7 +69,7 @@ def test_a_level_that_is_damaged_is_passed_over(layout: Layout, tmp_path: Path) 
     path = write_tiff(tmp_path / "a.tif", layout.image, levels=3)
     break_tiles(path, lambda _row, _column: True, level=2)
     with Slide(path) as opened:
-        overview = read_overview(opened, (1.0, 1.0))
+        overview = read_overview(opened, (2.0, 2.0))
     assert not overview.unreadable.any()
     exact = layout.image.reshape(120, 8, 160, 8, 3).mean(axis=(1, 3))
     assert np.abs(overview.rgb - exact).max() < 1.5
@@ -80,7 +80,7 @@ def test_what_can_not_be_read_is_marked_and_the_rest_is_there(layout: Layout, tm
     path = write_tiff(tmp_path / "a.tif", layout.image, levels=1)
     break_tiles(path, lambda row, column: (row, column) == (3, 4))
     with Slide(path) as opened:
-        overview = read_overview(opened, (1.0, 1.0))
+        overview = read_overview(opened, (2.0, 2.0))
     assert overview.unreadable[48:64, 64:80].all()
     assert overview.unreadable.sum() <= 4 * 32 * 32, "more than the four blocks of 256 pixels that it may touch"
 
@@ -91,7 +91,7 @@ def test_a_slide_that_can_not_be_read_anywhere_is_refused(layout: Layout, tmp_pa
     for level in (0, 1):
         break_tiles(path, lambda _row, _column: True, level=level)
     with Slide(path) as opened, pytest.raises(SlideError):
-        read_overview(opened, (1.0, 1.0))
+        read_overview(opened, (2.0, 2.0))
 
 
 @pytest.fixture
