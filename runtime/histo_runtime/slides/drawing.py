@@ -19,6 +19,7 @@ LONGEST_SIDE = 2048  # pixels of heatmap.png's picture
 _SHORTEST_LONG_SIDE = 720  # smaller slides are enlarged, so that the legend has room
 _NARROWEST = 560  # of the frame: room for the legend below a slide that is tall and thin
 _OPACITY = 0.6
+_LARGE_CELL = 12  # pixels, from which an outline may be two wide
 _STRIP = 128  # rows
 _FOOT = 84
 _MARGIN = 16
@@ -43,10 +44,11 @@ def draw_heatmap(
     left = (frame[0] - size[0]) // 2
     _paint(framed, left, _grey(overview.rgb).resize(size, Image.Resampling.BILINEAR), scores, per_pixel)
     draw = ImageDraw.Draw(framed)
+    width = 2 if min(scores.grid.stride) / max(per_pixel) > _LARGE_CELL else 1
     for region in regions:
         for ring in (region.polygon.exterior, *region.polygon.interiors):
             points = [(left + x / per_pixel[0], y / per_pixel[1]) for x, y in ring.coords]
-            draw.line(points, fill=COLOUR, width=2)
+            draw.line(points, fill=COLOUR, width=width)
     draw.line([(0, size[1]), (frame[0], size[1])], fill=(200, 200, 200))
     _draw_scale_bar(draw, size, per_pixel[0] * mpp[0])
     _draw_legend(framed, frame, class_name, threshold)
