@@ -103,12 +103,21 @@ class Slide:
         except MemoryError:
             raise
         except Exception as error:  # both libraries raise almost anything on damaged data
-            if handle is not None:
-                handle.close()
+            self._after_error(handle)
             raise SlideError(f"can't be read there: {_reason(error)}") from error
         with self._lock:
             self._idle.append(handle)
         return _flattened(pixels, self._background)
+
+    def _after_error(self, handle: Any | None) -> None:
+        """Keep tiffslide's handle, which a bad tile leaves as it was; OpenSlide's is broken for good."""
+        if handle is None:
+            return
+        if self.by == "openslide":
+            handle.close()
+            return
+        with self._lock:
+            self._idle.append(handle)
 
 
 def _opened(path: Path) -> tuple[str, Callable[[], Any], Any]:

@@ -38,8 +38,9 @@ def test_what_lies_outside_is_white(slide: Path) -> None:
     assert (region[:, 20:] == 255).all()
 
 
-def test_a_bad_tile_costs_itself_only(layout: Layout, tmp_path: Path) -> None:
-    path = write_tiff(tmp_path / "a.tif", layout.image)
+@pytest.mark.parametrize("ome", [False, True], ids=["openslide", "tiffslide"])
+def test_a_bad_tile_costs_itself_only(layout: Layout, tmp_path: Path, ome: bool) -> None:
+    path = write_tiff(tmp_path / "a.tif", layout.image, ome=ome)
     break_tiles(path, lambda row, column: (row, column) == (2, 3))
     with Slide(path) as slide:
         for _ in range(3):
