@@ -9,6 +9,7 @@ import signal
 import socket
 import tempfile
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
@@ -24,6 +25,7 @@ from histo_runtime.quiet import native_stderr_held
 CLIENT = "ray://"
 _REACHED_WITHIN = 10.0  # seconds: a connection that takes longer is none
 _STARTS = 3  # a machine that is busy with other things may miss Ray's 30 seconds
+_DOWN_WITHIN = 10.0  # seconds
 _OBJECT_STORE = 256_000_000  # bytes; what goes through it are names of inputs and counts
 _LONGEST_TEMPORARY = 40  # characters: Ray puts sockets below it, whose paths may have 107
 _THREADS_IN_CLUSTER = 4  # of an actor: memory for one model on so many processors, and little is lost with it
@@ -92,7 +94,7 @@ def connected(address: str | None, pool: Pool) -> Iterator[Pool]:
         held.enter_context(redirect_stdout(held.enter_context(Path(os.devnull).open("w"))))
         if address is None:
             folder = Path(tempfile.mkdtemp(prefix="histo-ray-", dir=_short_folder()))
-            held.callback(shutil.rmtree, folder, ignore_errors=True)
+            held.callback(_remove, folder)
             held.callback(_leave, ray)
             _start(ray, pool, folder)
         else:
@@ -118,6 +120,16 @@ def _ended_like_ctrl_c() -> Iterator[None]:
 def _leave(ray: Any) -> None:
     with suppress(Exception):  # a cluster that is gone can't be left
         ray.shutdown()
+
+
+def _remove(folder: Path) -> None:
+    """Remove Ray's folder; its last processes may still be writing their logs when it says that it is down."""
+    until = time.monotonic() + _DOWN_WITHIN
+    while folder.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        if time.monotonic() > until:
+            return
+        time.sleep(0.05)
 
 
 def _start(ray: Any, pool: Pool, folder: Path) -> None:
