@@ -18,7 +18,6 @@ _MODEL_VARIABLE = "HISTO_MODEL"
 _DEFAULT_MODEL = "model.onnx"
 _DEFAULT_TABLE = "./predictions.csv"
 _DEFAULT_FOLDER = "./predictions"
-_FAILURES_SHOWN = 5
 
 
 @click.command("histo-infer", cls=HistoCommand)

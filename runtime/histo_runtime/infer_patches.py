@@ -20,14 +20,13 @@ from histo_runtime.results import STDOUT, check_free, check_kaggle, check_table,
 from histo_runtime.run_record import Given, settings_of
 from histo_runtime.scoring import score
 from histo_runtime.sources import find_patches
+from histo_runtime.wording import say_failures, views_each
 
 if TYPE_CHECKING:
     from histo_runtime.classifier import PatchClassifier
     from histo_runtime.infer import Request
     from histo_runtime.run_record import Summary
     from histo_runtime.sources import PatchInputs
-
-_FAILURES_SHOWN = 5
 
 
 def infer_patches(request: Request) -> None:
@@ -78,9 +77,8 @@ def _check_before(request: Request, output: str) -> None:
 
 
 def _announce(request: Request, found: PatchInputs, classifier: PatchClassifier) -> None:
-    count = len(classifier.card.views)
-    views = {"none": "1 view", "adaptive": f"up to {count} views"}.get(request.tta, f"{count} views")
-    request.inform(f"{len(found)} patches with {classifier.model.name} on {classifier.device}, {views} each")
+    views = views_each(request.tta, len(classifier.card.views))
+    request.inform(f"{len(found)} patches with {classifier.model.name} on {classifier.device}, {views}")
 
 
 def _refuse_overwriting_inputs(output: str, inputs: Iterable[object]) -> None:
@@ -106,10 +104,7 @@ def _working_folder() -> str:
 def _say_how_it_went(summary: Summary, output: str, request: Request) -> None:
     """Say how it went on stderr, and print the metrics where results belong."""
     tally = summary.tally
-    for name, reason in tally.failures[:_FAILURES_SHOWN]:
-        say(f"failed: {name} {reason}")
-    if tally.failed > _FAILURES_SHOWN:
-        say(f"... and {tally.failed - _FAILURES_SHOWN} more, see the error column")
+    say_failures(tally.failures, tally.failed)
     if summary.unlike:
         say(f"warning: {summary.unlike}")
     where = "" if output == STDOUT else f" -> {output}"

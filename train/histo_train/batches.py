@@ -75,7 +75,7 @@ def training_batches(
         try:
             if all(put(draw(step)) for step in range(first_step, steps)):
                 put(None)
-        except BaseException as error:  # it is the caller's to handle
+        except BaseException as error:  # raised again in the caller's thread, interrupts too
             put(error)
 
     producer = threading.Thread(target=produce, name="histo-batches", daemon=True)

@@ -25,8 +25,8 @@ from histo_runtime.listing import expanded
 from histo_runtime.onnx_runtime import import_onnxruntime
 from histo_runtime.sources import STDIN
 from histo_runtime.urls import is_url, local_path
+from histo_runtime.wording import say_failures, views_each
 
-_FAILURES_SHOWN = 5
 _SHARD_PATCHES = {"cpu": 8192, "cuda": 65_536, "tensorrt": 65_536}  # minutes of work, and files that are not small
 _PIECES_PER_ACTOR = 4  # at least, so that no actor waits long for the last one
 # Options that need every row in one place, or slides.
@@ -42,18 +42,19 @@ def infer_on_ray(options: Request) -> None:
         SystemExit: with code 3 when patches failed.
     """
     others = [f"--{name.replace('_', '-')}" for name in _OF_ONE_MACHINE if getattr(options, name) is not None]
+    if options.stride != 1:
+        others.append("--stride")
     if options.table_format != "table":
         others.append(f"--format {options.table_format}")
     if others:
-        raise UsageError(f"--engine ray writes shards of the table: {', '.join(others)} is --engine local's")
+        raise UsageError(f"--engine ray writes shards of the table: --engine local has {', '.join(others)}")
     require_ray()
     run = planned(options)
     inform = options.inform
-    views = {"none": "1 view", "adaptive": f"up to {len(run.card.views)} views"}
     inform(
         f"{len(run.arguments)} input{'s' * (len(run.arguments) > 1)} with {Path(run.job.model).name}"
         f" on {_actors(run.pool)},"
-        f" {views.get(options.tta, f'{len(run.card.views)} views')} each"
+        f" {views_each(options.tta, len(run.card.views))}"
     )
     totals, record = run.score()
     _report(totals, record, run, inform)
@@ -166,10 +167,7 @@ def _report(totals: Totals, record: dict[str, Any], run: ClusterRun, inform: Cal
         inform(f"{totals.others} files are no images by their suffix and are left out")
     if totals.twice:
         say(f"warning: {totals.twice} patches are named twice, and are scored and counted twice")
-    for name, reason in totals.failures[:_FAILURES_SHOWN]:
-        say(f"failed: {name} {reason}")
-    if totals.failed > _FAILURES_SHOWN:
-        say(f"... and {totals.failed - _FAILURES_SHOWN} more, see the error column")
+    say_failures(totals.failures, totals.failed)
     unlike = totals.colour.unlike(run.card.colour)
     if unlike:
         say(f"warning: {unlike}")

@@ -19,8 +19,7 @@ from histo_runtime.slides.found import find_slides
 from histo_runtime.slides.libraries import check_libraries
 from histo_runtime.slides.plan import SlideSettings
 from histo_runtime.slides.run import SUMMARY, score_slides, unfinished_in
-
-_FAILURES_SHOWN = 5
+from histo_runtime.wording import say_failures, views_each
 
 
 @dataclass(frozen=True)
@@ -38,10 +37,8 @@ class SlidesSummary:
     def report(self, *, as_json: bool) -> None:
         """Say which slides failed on stderr, and print the rows as JSON when that was asked for."""
         broken = [row for row in self.rows if row.get("error")]
-        for row in broken[:_FAILURES_SHOWN]:
-            say(f"failed: {row['slide']} {row['error']}")
-        if len(broken) > _FAILURES_SHOWN:
-            say(f"... and {len(broken) - _FAILURES_SHOWN} more, see {self.output / SUMMARY}")
+        failures = [(str(row["slide"]), str(row["error"])) for row in broken]
+        say_failures(failures, len(failures), str(self.output / SUMMARY))
         tiles = sum(row.get("failed") or 0 for row in self.rows)
         if tiles:
             say(f"failed: {tiles} tiles, see the error column of tiles.csv")
@@ -95,10 +92,9 @@ def infer_slides(
         from histo_runtime.report.command import check_report
 
         check_report(report, overwrite=options.overwrite)
-    views = {"none": "1 view", "adaptive": f"up to {len(classifier.card.views)} views"}
     inform(
         f"{_slides(len(found.slides))} with {classifier.model.name} on {classifier.device},"
-        f" {views.get(options.tta, f'{len(classifier.card.views)} views')} each"
+        f" {views_each(options.tta, len(classifier.card.views))}"
     )
     rows = score_slides(classifier, found.slides, options, settings)
     scored = sum((row.get("tiles") or 0) - (row.get("failed") or 0) for row in rows)

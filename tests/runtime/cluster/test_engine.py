@@ -29,14 +29,29 @@ def test_without_ray_the_line_that_installs_it_is_said(folder: Path, tmp_path: P
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("engine", ["local", "ray"])
-def test_options_of_the_other_engine_are_wrong_usage(engine: str, folder: Path, tmp_path: Path) -> None:
-    wrong = ["--actors", "2"] if engine == "local" else ["--labels", "folders"]
+@pytest.mark.parametrize(
+    ("engine", "wrong"),
+    [
+        ("local", ["--actors", "2"]),
+        ("local", ["--address", "auto"]),
+        ("ray", ["--labels", "folders"]),
+        ("ray", ["--report", "page.html"]),
+        ("ray", ["--format", "kaggle"]),
+        ("ray", ["--mpp", "0.5"]),
+        ("ray", ["--tile-mpp", "1"]),
+        ("ray", ["--stride", "0.5"]),
+        ("ray", ["--mask", str(MODEL)]),
+    ],
+)
+def test_options_of_the_other_engine_are_wrong_usage(
+    engine: str, wrong: list[str], folder: Path, tmp_path: Path
+) -> None:
     result = CliRunner().invoke(
         infer, [str(folder), "--model", str(MODEL), "--engine", engine, "-o", str(tmp_path / "out"), *wrong]
     )
     assert result.exit_code == 2
     assert f"--engine {'ray' if engine == 'local' else 'local'}" in result.stderr
+    assert wrong[0] in result.stderr
 
 
 def test_an_address_where_nothing_listens_is_told_at_once() -> None:

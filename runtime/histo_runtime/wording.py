@@ -1,0 +1,22 @@
+"""What the ways of working of `histo-infer` say in the same words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from histo_runtime.command import say
+
+_FAILURES_SHOWN = 5
+
+
+def views_each(tta: str, views: int) -> str:
+    """Say how many of a model's views a patch is seen under."""
+    return {"none": "1 view each", "adaptive": f"up to {views} views each"}.get(tta, f"{views} views each")
+
+
+def say_failures(failures: Sequence[tuple[str, str]], count: int, where: str = "the error column") -> None:
+    """Name the first of `count` failures, a pair of name and reason each, and where the others stand."""
+    for name, reason in failures[:_FAILURES_SHOWN]:
+        say(f"failed: {name} {reason}")
+    if count > _FAILURES_SHOWN:
+        say(f"... and {count - _FAILURES_SHOWN} more, see {where}")
