@@ -182,7 +182,7 @@ def train(
 
     dataset = load_dataset(data, validation, size=PATCH_SIZE, seed=seed, layout=layout)
     say(dataset.description)
-    _import_keras()
+    import_keras()
     from histo_train.run import train_classifier
     from histo_train.run_record import Options
 
@@ -237,7 +237,7 @@ def _check_keras() -> None:
             raise missing_extra(package, "train", "histo-train")
 
 
-def _import_keras() -> None:
+def import_keras() -> None:
     """Import Keras without the noise that its backends make while they load.
 
     Raises:

@@ -77,7 +77,7 @@ class Training:
         self._best: Sequence[NDArray[Any]] = []
         self._at = _Position()
         self._compiled_for = 0
-        _compile(network, recipe)
+        compile_network(network, recipe)
 
     @property
     def epochs(self) -> Sequence[Epoch]:
@@ -170,12 +170,13 @@ class Training:
         )
         images, done = self._steps * self._batch, at.step * self._batch
         with closing(batches), Progress(images, done=done, unit=f"images of epoch {at.epoch}") as progress:
+            started = time.monotonic()  # waiting for a batch is training time too
             for batch in batches:
-                started = time.monotonic()
                 self._train_step(*batch)
                 at.seconds += time.monotonic() - started
                 progress.advance(self._batch)
                 self._stop_or_keep(keeper, interrupts)
+                started = time.monotonic()
 
     def _stop_or_keep(self, keeper: Keeper | None, interrupts: Interrupts) -> None:
         if keeper and (interrupts.asked or keeper.due()):
@@ -279,7 +280,8 @@ def _values(variables: Sequence[Any]) -> list[NDArray[Any]]:
     return [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
 
 
-def _compile(network: Any, recipe: Recipe) -> None:
+def compile_network(network: Any, recipe: Recipe) -> None:
+    """Give a network the optimiser and the loss of a recipe."""
     if recipe.optimizer == "adamw":
         optimizer = keras.optimizers.AdamW(recipe.learning_rate, weight_decay=recipe.weight_decay)
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])

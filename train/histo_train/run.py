@@ -114,9 +114,14 @@ def train_classifier(
         return trained
 
 
+def network_for(recipe: Recipe) -> Any:
+    """Build what a recipe trains, in the precision that pays on this machine."""
+    return build_network(batch_normalisation=recipe.batch_normalisation, mixed=_is_mixed(), seed=recipe.seed)
+
+
 def _training(train: Patches, tune: Patches, recipe: Recipe, start: Weights) -> tuple[Training, Any]:
     keras.utils.set_random_seed(recipe.seed)  # of the initial weights
-    network = build_network(batch_normalisation=recipe.batch_normalisation, mixed=_is_mixed(), seed=recipe.seed)
+    network = network_for(recipe)
     set_weights(network, start)
     return Training(network, train, tune, recipe), network
 
