@@ -20,7 +20,8 @@ def add_views(graph: GraphBuilder, card: ModelCard) -> tuple[str, str]:
     """Build every view of `patches` and keep those that the input `views` asks for.
 
     Returns:
-        The batch `[V*N, S, S, 3]`, views outermost, uint8 (float32 when a view is affine); and V as `[1]`.
+        The batch `[V*N, S, S, 3]`, views outermost, uint8 (float32 when a view is affine); and the same before the
+        views were laid one after another, `[V, N, S, S, 3]`.
     """
     all_symmetries = all(isinstance(view, str) for view in card.views)
     source = "patches" if all_symmetries else graph.add("Cast", ["patches"], "patches_as_float", to=TensorProto.FLOAT)
@@ -30,7 +31,7 @@ def add_views(graph: GraphBuilder, card: ModelCard) -> tuple[str, str]:
     every = graph.add("Concat", stack, "every_view", axis=0)
     chosen = graph.add("Gather", [every, "views"], "chosen_views", axis=0)
     batch_shape = graph.constant("batch_shape", [-1, card.size, card.size, 3])
-    return graph.add("Reshape", [chosen, batch_shape], "batch"), graph.add("Shape", ["views"], "view_count")
+    return graph.add("Reshape", [chosen, batch_shape], "batch"), chosen
 
 
 class _ViewBuilder:

@@ -118,6 +118,18 @@ def test_every_initializer_is_used() -> None:
         assert {item.name for item in graph.initializer} <= used
 
 
+@pytest.mark.parametrize("outputs", HEADS)
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("merge", ["mean", "gmean", "max"])
+def test_no_node_computes_with_shapes_so_that_cuda_copies_none_to_and_fro(
+    outputs: int, policy: str, merge: str
+) -> None:
+    graph = fuse(tiny_core(outputs), tiny_card(outputs, policy, merge=merge)).graph
+    shapes = {node.output[0] for node in graph.node if node.op_type == "Shape"}
+    users = {(node.op_type, list(node.input).index(name)) for node in graph.node for name in shapes & set(node.input)}
+    assert users == (set() if policy == "none" else {("Reshape", 1)})
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_the_models_kept_for_the_runtime_are_what_the_exporter_makes_today(name: str) -> None:
     kept, made = onnx.load(DATA / name), tiny_model(*FILES[name])
