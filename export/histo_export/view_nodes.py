@@ -84,8 +84,10 @@ class _ViewBuilder:
         return self._shared[name]
 
     def _grid_shape(self) -> str:
+        """`[N, S, S, 2]`, the shape of two channels: not put together from numbers, see `fuse._add_logit_shape`."""
         if "grid_shape" not in self._shared:
-            count = self._graph.add("Shape", ["patches"], "patch_count", start=0, end=1)
-            rest = self._graph.constant("grid_rest", [self._size, self._size, 2])
-            self._shared["grid_shape"] = self._graph.add("Concat", [count, rest], "grid_shape", axis=0)
+            cut = {"starts": 0, "ends": 2, "axes": 3}
+            cuts = [self._graph.constant(f"grid_{name}", [value]) for name, value in cut.items()]
+            two_channels = self._graph.add("Slice", ["patches", *cuts], "two_channels")
+            self._shared["grid_shape"] = self._graph.add("Shape", [two_channels], "grid_shape")
         return self._shared["grid_shape"]
