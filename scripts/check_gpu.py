@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from gpu.rates import by_batch, matrix_rate, variants
+from gpu.rates import by_batch, drawn, matrix_rate, variants
 from histo_runtime import PatchClassifier, __version__
 from histo_runtime.errors import DeviceError, HistoError
 from histo_runtime.golden import TOLERANCE, replay_golden, unpack_golden
@@ -28,6 +28,7 @@ from histo_runtime.patches import IMAGE_SUFFIXES
 BATCHES = (64, 128, 256, 512, 1024)
 # VGG19 at 96 pixels: what one view costs. Another network: --gflop.
 VGG19_GFLOP = 7.17
+CUDA_GRAPHS = {"CUDAExecutionProvider": {"enable_cuda_graph": "1"}}
 
 
 def check(model: Path, options: argparse.Namespace, kind: str, index: int) -> dict[str, Any]:
@@ -53,17 +54,30 @@ def check(model: Path, options: argparse.Namespace, kind: str, index: int) -> di
 
 
 def parity(model: Path, device: str, precision: str) -> list[dict[str, Any]]:
-    """Largest difference of the golden patches, float32 without and with TF32."""
+    """Largest difference of the golden patches, float32 without and with TF32, and of CUDA graphs."""
     rows = []
     for exact in (True, False) if precision == "fp32" else (False,):
         with PatchClassifier(model, device=device, exact=exact) as classifier:
             name = precision if precision != "fp32" else "fp32 exact" if exact else "TF32"
-            # A card without golden patches has nothing to be held against, and says so here.
-            unpack_golden(classifier.card)
             # TF32 keeps ten bits of a product, as fp16 does.
             allowed = TOLERANCE["fp16" if name == "TF32" else precision]
-            rows.append({"arithmetic": name, "difference": replay_golden(classifier), "allowed": allowed})
+            rows.append({"arithmetic": name, "difference": difference(classifier), "allowed": allowed})
+    try:
+        recorded = PatchClassifier(model, device=device, provider_options=CUDA_GRAPHS)
+    except DeviceError:  # refused: why stands where their speed would
+        return rows
+    with recorded:
+        rows.append({**rows[-1], "arithmetic": f"{name}, CUDA graphs", "difference": difference(recorded)})
     return rows
+
+
+def difference(classifier: PatchClassifier) -> float | None:
+    """Largest difference of the golden patches, after others: a graph is recorded, and must not answer with those."""
+    # A card without golden patches has nothing to be held against, and says so here.
+    golden, _ = unpack_golden(classifier.card)
+    for _ in range(2):
+        classifier.predict(drawn(len(golden), classifier.card.size))
+    return replay_golden(classifier)
 
 
 def from_files(classifier: PatchClassifier, folder: Path, most: int) -> dict[str, float]:

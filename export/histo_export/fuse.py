@@ -37,18 +37,20 @@ def fuse(core: onnx.ModelProto, card: ModelCard) -> onnx.ModelProto:
     size, sigmoid = card.size, card.activation == "sigmoid"
     inputs = [helper.make_tensor_value_info("patches", TensorProto.UINT8, ["N", size, size, 3])]
     if len(card.views) == 1:
-        batch, view_count = "patches", graph.constant("view_count", [1])
+        batch = "patches"
+        logit_shape = graph.constant("logit_shape", [1, -1] if sigmoid else [1, -1, len(card.classes)])
     else:
         graph.initializers.append(numpy_helper.from_array(np.arange(len(card.views), dtype=np.int64), "views"))
         inputs.append(helper.make_tensor_value_info("views", TensorProto.INT64, ["V"]))
-        batch, view_count = add_views(graph, card)
+        batch, by_view = add_views(graph, card)
+        logit_shape = _add_logit_shape(graph, by_view, card)
     if reads_pixels(core):
         graph.add_named("Identity", [batch], CORE_INPUT)
     else:
         _add_scaling(graph, batch, card.scaling)
     graph.nodes.extend(core.graph.node)
     graph.initializers.extend(core.graph.initializer)
-    view_logit = _add_view_logits(graph, view_count, card)
+    view_logit = _add_view_logits(graph, logit_shape, card)
     _add_probabilities(graph, view_logit, card)
     classes = [] if sigmoid else [len(card.classes)]
     views = "V" if len(card.views) > 1 else 1
@@ -101,14 +103,27 @@ def _add_scaling(graph: GraphBuilder, batch: str, scaling: str) -> None:
         graph.add_named("Sub", [values, mean], CORE_INPUT)
 
 
-def _add_view_logits(graph: GraphBuilder, view_count: str, card: ModelCard) -> str:
+def _add_logit_shape(graph: GraphBuilder, by_view: str, card: ModelCard) -> str:
+    """The numbers V, N (sigmoid) or V, N, C (softmax), from a tensor `[V, N, ...]`.
+
+    They are the shape of a tensor, not put together from numbers: with `prefer_nhwc` onnxruntime would do that on the
+    graphics card, wait for two copies in the middle of a run, and refuse to make a CUDA graph of it.
+    """
+    if card.activation == "sigmoid":
+        return graph.add("Shape", [by_view], "logit_shape", start=0, end=2)
+    rows = graph.add("Reshape", [by_view, graph.constant("one_row", [0, 0, -1])], "row_by_view")
+    cut = {"starts": 0, "ends": len(card.classes), "axes": 2}
+    cuts = [graph.constant(f"class_{name}", [value]) for name, value in cut.items()]
+    return graph.add("Shape", [graph.add("Slice", [rows, *cuts], "as_many_as_classes")], "logit_shape")
+
+
+def _add_view_logits(graph: GraphBuilder, logit_shape: str, card: ModelCard) -> str:
     """From `[V*N, C]`, views outermost, to `[N, V]` (sigmoid) or `[N, V, C]` (softmax)."""
     temperature = graph.constant("temperature", np.float32(card.temperature))
     logits = graph.add("Div", [CORE_OUTPUT, temperature], "logit_over_temperature")
-    rest = [-1] if card.activation == "sigmoid" else [-1, len(card.classes)]
-    shape = graph.add("Concat", [view_count, graph.constant("per_view", rest)], "logit_shape", axis=0)
-    by_view = graph.add("Reshape", [logits, shape], "logit_by_view")
-    return graph.add_named("Transpose", [by_view], VIEW_LOGIT, perm=[1, 0, 2][: 1 + len(rest)])
+    by_view = graph.add("Reshape", [logits, logit_shape], "logit_by_view")
+    perm = [1, 0] if card.activation == "sigmoid" else [1, 0, 2]
+    return graph.add_named("Transpose", [by_view], VIEW_LOGIT, perm=perm)
 
 
 def _add_probabilities(graph: GraphBuilder, view_logit: str, card: ModelCard) -> None:

@@ -20,7 +20,8 @@ def add_views(graph: GraphBuilder, card: ModelCard) -> tuple[str, str]:
     """Build every view of `patches` and keep those that the input `views` asks for.
 
     Returns:
-        The batch `[V*N, S, S, 3]`, views outermost, uint8 (float32 when a view is affine); and V as `[1]`.
+        The batch `[V*N, S, S, 3]`, views outermost, uint8 (float32 when a view is affine); and the same before the
+        views were laid one after another, `[V, N, S, S, 3]`.
     """
     all_symmetries = all(isinstance(view, str) for view in card.views)
     source = "patches" if all_symmetries else graph.add("Cast", ["patches"], "patches_as_float", to=TensorProto.FLOAT)
@@ -30,7 +31,7 @@ def add_views(graph: GraphBuilder, card: ModelCard) -> tuple[str, str]:
     every = graph.add("Concat", stack, "every_view", axis=0)
     chosen = graph.add("Gather", [every, "views"], "chosen_views", axis=0)
     batch_shape = graph.constant("batch_shape", [-1, card.size, card.size, 3])
-    return graph.add("Reshape", [chosen, batch_shape], "batch"), graph.add("Shape", ["views"], "view_count")
+    return graph.add("Reshape", [chosen, batch_shape], "batch"), chosen
 
 
 class _ViewBuilder:
@@ -83,8 +84,10 @@ class _ViewBuilder:
         return self._shared[name]
 
     def _grid_shape(self) -> str:
+        """`[N, S, S, 2]`, the shape of two channels: not put together from numbers, see `fuse._add_logit_shape`."""
         if "grid_shape" not in self._shared:
-            count = self._graph.add("Shape", ["patches"], "patch_count", start=0, end=1)
-            rest = self._graph.constant("grid_rest", [self._size, self._size, 2])
-            self._shared["grid_shape"] = self._graph.add("Concat", [count, rest], "grid_shape", axis=0)
+            cut = {"starts": 0, "ends": 2, "axes": 3}
+            cuts = [self._graph.constant(f"grid_{name}", [value]) for name, value in cut.items()]
+            two_channels = self._graph.add("Slice", ["patches", *cuts], "two_channels")
+            self._shared["grid_shape"] = self._graph.add("Shape", [two_channels], "grid_shape")
         return self._shared["grid_shape"]

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from histo_runtime.cuda_graph import GraphRuns
 from histo_runtime.device import DeviceRequest, open_session
 from histo_runtime.errors import InputError, UsageError
 from histo_runtime.given import PatchesLike, PatchLike, as_batch, as_patch, name_of
@@ -98,7 +99,8 @@ class PatchClassifier:
         self.device = opened.device
         self.threads = opened.threads
         self.batch_size = opened.batch_views
-        self._inference: Inference | None = Inference(opened.session, self.card, self.device, self.batch_size)
+        graphs = GraphRuns(opened.session, self.device) if opened.cuda_graph else None
+        self._inference: Inference | None = Inference(opened.session, self.card, self.device, self.batch_size, graphs)
         self.exact = exact
         self.resize = resize
         if threshold is not None and self.card.activation == "softmax":

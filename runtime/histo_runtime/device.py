@@ -98,6 +98,11 @@ class DeviceRequest:
                 raise UsageError("provider_options: leave device_id to the device, as in cuda:1")
         return kind, int(match[2] or 0)
 
+    @property
+    def cuda_graph(self) -> bool:
+        """Whether the options of the CUDA provider ask for CUDA graphs."""
+        return self.provider_options.get(CUDA, {}).get("enable_cuda_graph", "0").lower() in ("1", "true")
+
 
 @dataclass(frozen=True)
 class OpenSession:
@@ -109,6 +114,7 @@ class OpenSession:
         threads: of one inference on the CPU.
         batch_views: views computed at once.
         note: why `auto` did not take CUDA, else empty.
+        cuda_graph: the session was opened to record its runs as CUDA graphs (`cuda_graph.GraphRuns`).
     """
 
     session: Any
@@ -116,6 +122,7 @@ class OpenSession:
     threads: int
     batch_views: int
     note: str = ""
+    cuda_graph: bool = False
 
 
 def open_session(model: ModelFile, request: DeviceRequest) -> OpenSession:
@@ -249,7 +256,9 @@ class _Opening:
         return self.request.batch_views or default_batch_views(kind)
 
     def _opened(self, session: Any, device: str, note: str = "") -> OpenSession:
-        return OpenSession(session, device, self._threads, self._batch_views(device.split(":", maxsplit=1)[0]), note)
+        kind = device.split(":", maxsplit=1)[0]
+        cuda_graph = kind == "cuda" and self.request.cuda_graph
+        return OpenSession(session, device, self._threads, self._batch_views(kind), note, cuda_graph)
 
 
 def _why_not_loaded() -> str:

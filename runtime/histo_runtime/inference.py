@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from histo_runtime.adaptive import Stage, lead, read_order, read_stages
 from histo_runtime.card import ModelCard
+from histo_runtime.cuda_graph import GraphRuns
 from histo_runtime.device import run_failed
 from histo_runtime.model_file import OUTPUTS
 from histo_runtime.onnx_runtime import quiet_run_options
@@ -30,12 +31,14 @@ class Inference:
         card: of the model.
         device: "cpu", "cuda:N" or "tensorrt:N".
         batch_views: views computed at once.
+        graphs: what runs the session where it was opened for CUDA graphs.
     """
 
     session: Any
     card: ModelCard
     device: str
     batch_views: int
+    graphs: GraphRuns | None = None
 
     def batch_patches(self, tta: str) -> int:
         """How many patches `score` takes at most."""
@@ -47,9 +50,10 @@ class Inference:
     def in_flight(self) -> int:
         """How many batches are best computed at once.
 
-        On a GPU one is copied and prepared while another is computed; the threads of a CPU are busy with one.
+        On a GPU one is copied and prepared while another is computed; the threads of a CPU are busy with one, and CUDA
+        graphs are replayed one at a time.
         """
-        return 1 if self.device == "cpu" else 2
+        return 1 if self.device == "cpu" or self.graphs else 2
 
     def most_patches(self, views: int) -> int:
         """How many patches are computed at once under so many views."""
@@ -116,7 +120,10 @@ class Inference:
         if len(views) != len(self.card.views):
             feed["views"] = np.array(views, dtype=np.int64)
         try:
-            probability, view_probability = self.session.run(OUTPUTS, feed, run_options)
+            if self.graphs:
+                probability, view_probability = self.graphs.run(feed, run_options)
+            else:
+                probability, view_probability = self.session.run(OUTPUTS, feed, run_options)
         except Exception as error:  # onnxruntime's errors share no base class
             raise run_failed(self.device, error) from error
         return probability[:count], view_probability[:count]
@@ -127,4 +134,6 @@ class Inference:
             return patches
         whole = whole_batches or self.device.startswith("tensorrt")
         size = most if whole else min(most, 1 << (len(patches) - 1).bit_length())
+        if len(patches) == size:
+            return patches
         return np.concatenate([patches, np.zeros((size - len(patches), *patches.shape[1:]), np.uint8)])

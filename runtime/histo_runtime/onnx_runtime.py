@@ -18,6 +18,7 @@ _TELEMETRY = "ORT_DISABLE_TELEMETRY"
 WHEELS = ("onnxruntime", "onnxruntime-gpu")
 _LOG_ERRORS = 3  # onnxruntime severities: 2 warning, 3 error
 _LOG_WARNINGS = 2
+NO_GRAPH = -1  # onnxruntime's number of a run that is neither recorded as a CUDA graph nor replayed from one
 
 
 def import_onnxruntime() -> Any:
@@ -117,10 +118,16 @@ def create_session(model: Path, providers: Sequence[Any], *, threads: int, sessi
         ).result()
 
 
-def quiet_run_options() -> Any:
-    """Run options that show warnings of a run; the session itself logs errors only (see `create_session`)."""
+def quiet_run_options(graph: int = NO_GRAPH) -> Any:
+    """Run options that show warnings of a run; the session itself logs errors only (see `create_session`).
+
+    Args:
+        graph: number of the CUDA graph, in a session that was opened for them. Without one onnxruntime would record
+            any run as number 0, and answer the next one, of other patches, with nothing.
+    """
     options = import_onnxruntime().RunOptions()
     options.log_severity_level = _LOG_WARNINGS
+    options.add_run_config_entry("gpu_graph_id", str(graph))
     return options
 
 

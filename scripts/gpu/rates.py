@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu.bound import BoundBatch
 from histo_runtime import PatchClassifier
+from histo_runtime.cuda_graph import BoundBatch, GraphRuns
 from histo_runtime.model_file import OUTPUTS
-from histo_runtime.onnx_runtime import create_session, import_onnxruntime
+from histo_runtime.onnx_runtime import create_session, import_onnxruntime, quiet_run_options
 
 _ROUNDS = 5
 _PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
@@ -67,6 +67,7 @@ def variants(
 ) -> dict[str, float | str]:
     """Patches/s of ways to feed the same batch; a way that the device refuses is a text that says why."""
     patches = drawn(max(1, views // len(classifier.card.views)), classifier.card.size)
+    device = kind if kind == "cpu" else f"{kind}:{index}"
 
     def opened(**options: str) -> Any:
         if kind == "cpu":
@@ -74,9 +75,14 @@ def variants(
         given = {"device_id": str(index), "prefer_nhwc": "1", **options}
         return create_session(model, [(_PROVIDERS[kind], given), _PROVIDERS["cpu"]], threads=classifier.threads)
 
-    def bound(session: Any) -> float:
-        batch = BoundBatch(session, patches, kind, index)
-        return rate(lambda: batch.run(patches), len(patches), seconds)
+    def bound() -> float:
+        session, feed = opened(), {"patches": patches}
+        batch = BoundBatch(session, feed, session.run(OUTPUTS, feed), device)
+        return rate(lambda: batch.run(feed), len(patches), seconds)
+
+    def graphs(some: NDArray[np.uint8]) -> float:
+        runs, options = GraphRuns(opened(enable_cuda_graph="1"), device), quiet_run_options()
+        return rate(lambda: runs.run({"patches": some}, options), len(some), seconds)
 
     def two_in_flight() -> float:
         with ThreadPoolExecutor(2) as pool:
@@ -87,15 +93,24 @@ def variants(
 
             return rate(both, 2 * len(patches), seconds)
 
-    def unbound(session: Any) -> float:
-        return rate(lambda: session.run(OUTPUTS, {"patches": patches}), len(patches), seconds)
+    def unbound(session: Any, some: NDArray[np.uint8] = patches) -> float:
+        return rate(lambda: session.run(OUTPUTS, {"patches": some}), len(some), seconds)
+
+    def from_pinned() -> float:
+        pinned = pinned_buffer(patches.shape, index)
+        window = pinned.numpy()
+        window[:] = patches
+        return unbound(plain, window)
 
     ways: dict[str, Callable[[], float]] = {
         "as histo-infer opens it": lambda: unbound(plain),
         "two batches in flight": two_in_flight,
         "channels first (prefer_nhwc=0)": lambda: unbound(opened(**({"prefer_nhwc": "0"} if kind == "cuda" else {}))),
-        "IO binding": lambda: bound(opened()),
-        "IO binding and a CUDA graph": lambda: bound(opened(enable_cuda_graph="1")),
+        "pixels in pinned memory": from_pinned,
+        "IO binding": bound,
+        "CUDA graphs": lambda: graphs(patches),
+        "one patch, as histo-infer opens it": lambda: unbound(plain, patches[:1]),
+        "one patch, CUDA graphs": lambda: graphs(patches[:1]),
     }
     found: dict[str, float | str] = {}
     for name, measure in ways.items():
@@ -104,6 +119,20 @@ def variants(
         except Exception as error:  # onnxruntime's errors share no base class; a refusal is a result here
             found[name] = str(error).strip().split("\n", 1)[0][:200]
     return found
+
+
+def pinned_buffer(shape: tuple[int, ...], index: int) -> Any:
+    """Page-locked memory, which the card reads by itself: an OrtValue of uint8 whose `numpy()` is a window on it.
+
+    Raises:
+        Exception: this onnxruntime has no CUDA, or is older than 1.28. Its errors share no base class.
+    """
+    ort = import_onnxruntime()
+    memory = ort.OrtMemoryInfo(
+        "CudaPinned", ort.OrtAllocatorType.ORT_DEVICE_ALLOCATOR, index, ort.OrtMemType.CPU_OUTPUT
+    )
+    ort.create_and_register_allocator_v2(_PROVIDERS["cuda"], memory, {}, ort.OrtArenaCfg({}))
+    return ort.OrtValue.ortvalue_from_shape_and_type(shape, np.uint8, memory_info=memory)
 
 
 def matrix_rate(kind: str, index: int, side: int, seconds: float) -> float | str:

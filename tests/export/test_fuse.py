@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from histo_export.convert import operator_counts
 from histo_export.fuse import fuse
+from histo_export.policy import policy_views
 from histo_runtime.scaling import scale
 from histo_runtime.views import MERGES, POLICIES, activate, apply_views, merge_views
 from tests.tiny import DATA, FILES, SIZE, tiny_card, tiny_core, tiny_logits, tiny_model
@@ -116,6 +117,19 @@ def test_every_initializer_is_used() -> None:
         graph = fuse(tiny_core(1), tiny_card(1, policy)).graph
         used = {name for node in graph.node for name in node.input}
         assert {item.name for item in graph.initializer} <= used
+
+
+@pytest.mark.parametrize("outputs", HEADS)
+@pytest.mark.parametrize("policy", [*POLICIES, "kaggle"])
+@pytest.mark.parametrize("merge", ["mean", "gmean", "max"])
+def test_no_node_computes_with_shapes_so_that_cuda_copies_none_to_and_fro(
+    outputs: int, policy: str, merge: str
+) -> None:
+    card = tiny_card(outputs).replace(policy=policy, views=policy_views(policy, SIZE), merge=merge)
+    graph = fuse(tiny_core(outputs), card).graph
+    shapes = {node.output[0] for node in graph.node if node.op_type == "Shape"}
+    users = {(node.op_type, list(node.input).index(name)) for node in graph.node for name in shapes & set(node.input)}
+    assert users == {"none": set(), "kaggle": {("Reshape", 1), ("Expand", 1)}}.get(policy, {("Reshape", 1)})
 
 
 @pytest.mark.parametrize("name", FILES)

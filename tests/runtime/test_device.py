@@ -431,6 +431,17 @@ def test_a_callers_provider_options_come_on_top_of_ours(runtime: FakeRuntime) ->
             opened("cuda", provider_options=wrong)
 
 
+@pytest.mark.parametrize("runtime", ["works", "absent"], indirect=True)
+def test_cuda_graphs_are_for_cuda_alone_and_for_who_asks(runtime: FakeRuntime) -> None:
+    def graphs(device: str, asked: str) -> bool:
+        return opened(device, provider_options={CUDA: {"enable_cuda_graph": asked}}).cuda_graph
+
+    assert graphs("auto", "1") == graphs("auto", "True") == (runtime.cuda == "works")
+    assert not graphs("cpu", "1")
+    assert not graphs("auto", "0")
+    assert not opened("auto").cuda_graph
+
+
 @pytest.mark.parametrize("runtime", ["works"], indirect=True)
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_a_callers_session_options_are_used_as_they_are(runtime: FakeRuntime, device: str) -> None:

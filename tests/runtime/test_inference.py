@@ -25,6 +25,7 @@ class Noted:
         self.shapes: list[tuple[int, int]] = []
 
     def run(self, outputs: list[str], feed: dict[str, np.ndarray], run_options: Any) -> list[np.ndarray]:
+        self.patches = feed["patches"]
         self.shapes.append((len(feed["patches"]), len(feed.get("views", range(8)))))
         return self._session.run(outputs, feed, run_options)
 
@@ -80,6 +81,12 @@ def test_a_few_patches_now_and_then_have_one_of_few_shapes(model: Path, some: np
     for count in range(1, 9):
         inference.score(some[:count], "full", quiet_run_options())
     assert [patches for patches, _ in session.shapes] == [1, 2, 4, 4, 8, 8, 8, 8]
+
+
+def test_a_batch_that_is_full_is_not_copied(model: Path, some: np.ndarray) -> None:
+    inference, session = on("cuda:0", model)
+    inference.score(some[:8], "full", quiet_run_options(), whole_batches=True)
+    assert np.shares_memory(session.patches, some)
 
 
 def test_a_batch_is_never_filled_beyond_its_size(model: Path, some: np.ndarray) -> None:
