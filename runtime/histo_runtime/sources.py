@@ -69,12 +69,10 @@ class PatchInputs:
     Attributes:
         names: as they stand in the output; an input that was named twice is there twice.
         others: files in folders and members of zips that are no images by their suffix.
-        labels: name -> label, of CSV manifests with a `label` column; a name with two different labels has none.
     """
 
     names: Names
     others: int
-    labels: dict[str, str]
     _numbers: array[int]  # of each name: its position as it was listed
     _sources: list[_Source]
     _starts: list[int]  # of each source: the position of its first input
@@ -120,7 +118,7 @@ class PatchInputs:
         if isinstance(source, ZipPatches):
             source, numbers = source.part(numbers), array("I", range(len(numbers)))
         names = Names(self.names[index] for index in range(start, min(stop, len(self))))
-        return PatchInputs(names, 0, {}, numbers, [source], [0], self._anchors)
+        return PatchInputs(names, 0, numbers, [source], [0], self._anchors)
 
     def _place(self, index: int) -> tuple[int, int]:
         number = self._numbers[index]
@@ -195,7 +193,6 @@ class _Listing:
     def __init__(self) -> None:
         self.names: list[str] = []
         self.others = 0
-        self.labels: dict[str, str] = {}
         self._sources: list[_Source] = []
         self._starts: list[int] = []
         self._anchors: list[_Anchor | None] = []
@@ -214,7 +211,7 @@ class _Listing:
         elif not path.is_file():
             raise InputError(f"{argument}: no such file or folder")
         elif path.suffix.lower() == ".csv":
-            self._extend(_Files(str(path.parent)), self._from_manifest(path), anchor=str(path.parent))
+            self._extend(_Files(str(path.parent)), _from_list(path), anchor=str(path.parent))
         elif path.suffix.lower() == ".zip":
             self._add_zip(argument, typed, anchor=str(path))
         elif is_hdf5_name(argument):
@@ -233,7 +230,7 @@ class _Listing:
         elif suffix in _HDF5_SUFFIXES:
             self._add_hdf5(url, url)
         elif suffix == ".csv":
-            self._extend(RemoteFiles(url.rpartition("/")[0]), self._from_manifest(url))
+            self._extend(RemoteFiles(url.rpartition("/")[0]), _from_list(url))
         elif is_image_name(url):
             self._extend(RemoteFiles(), [url])
         else:
@@ -254,7 +251,7 @@ class _Listing:
         """Return the inputs in the order of the output."""
         order = array("I", sorted(range(len(self.names)), key=self.names.__getitem__))
         names = Names(self.names[number] for number in order)
-        return PatchInputs(names, self.others, self.labels, order, self._sources, self._starts, self._anchors)
+        return PatchInputs(names, self.others, order, self._sources, self._starts, self._anchors)
 
     def _extend(self, source: _Source, names: Iterable[str], anchor: str | None = None) -> None:
         if not self._sources or self._sources[-1] is not source:
@@ -269,17 +266,6 @@ class _Listing:
                 yield prefix + file
             else:
                 self.others += 1
-
-    def _from_manifest(self, path: Path | str) -> Iterator[str]:
-        doubtful = set()
-        for row in read_csv(path, ("path",)):
-            name = row["path"]
-            label = sys.intern((row.get("label") or "").strip())
-            if label and self.labels.setdefault(name, label) != label:
-                doubtful.add(name)
-            yield name
-        for name in doubtful:
-            del self.labels[name]
 
 
 def find_patches(arguments: Sequence[str]) -> PatchInputs:
@@ -350,6 +336,10 @@ def hdf5_row(name: str) -> tuple[str, int] | None:
     """Tell which file and row a patch is, `file.h5#17`; None for any other name."""
     file, _, row = name.rpartition("#")
     return (file, int(row)) if is_hdf5_name(file) and row.isdigit() else None
+
+
+def _from_list(table: Path | str) -> Iterator[str]:
+    return (row["path"] for row in read_csv(table, ("path",)))
 
 
 def _from_stdin() -> list[str]:

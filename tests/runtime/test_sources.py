@@ -164,12 +164,6 @@ def test_an_empty_argument_does_not_mean_the_working_folder() -> None:
         find_patches([""])
 
 
-def test_labels_of_a_manifest_are_kept_and_a_doubtful_one_is_not_guessed(tree: Path) -> None:
-    (tree / "list.csv").write_text("path,label\na/2.png, 1\nb/z.jpg,\nb/y.tiff,0\nb/y.tiff,1\nb/y.tiff,0\ngone.png,0\n")
-    assert find_patches(["list.csv"]).labels == {"a/2.png": "1", "gone.png": "0"}
-    assert find_patches(["a"]).labels == {}
-
-
 def test_predictions_of_one_run_are_a_manifest_for_the_next(tree: Path) -> None:
     (tree / "predictions.csv").write_text('path,label,probability,std,views,error\na/2.png,,,,0,"is, bad"\n')
     assert names("predictions.csv") == ["a/2.png"]
