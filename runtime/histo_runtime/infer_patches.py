@@ -25,8 +25,8 @@ from histo_runtime.wording import say_failures, views_each
 if TYPE_CHECKING:
     from histo_runtime.classifier import PatchClassifier
     from histo_runtime.infer import Request
+    from histo_runtime.inputs import PatchInputs
     from histo_runtime.run_record import Summary
-    from histo_runtime.sources import PatchInputs
 
 
 def infer_patches(request: Request) -> None:

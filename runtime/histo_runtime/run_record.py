@@ -13,10 +13,10 @@ import numpy as np
 
 from histo_runtime import __version__
 from histo_runtime.classifier import PatchClassifier, default_workers
+from histo_runtime.inputs import Inputs
 from histo_runtime.journal import read_manifest
 from histo_runtime.onnx_runtime import import_onnxruntime
 from histo_runtime.results import STDOUT, partial_path
-from histo_runtime.sources import Inputs
 from histo_runtime.tally import Tally
 
 _BLOCK_PATCHES = 256  # what a crash may cost, in patches, at most

@@ -18,6 +18,7 @@ from histo_runtime.classifier import PatchClassifier
 from histo_runtime.colour import Colour
 from histo_runtime.command import say
 from histo_runtime.errors import HistoError, OutputError
+from histo_runtime.inputs import Inputs
 from histo_runtime.journal import Journal, read_manifest
 from histo_runtime.lock import locked
 from histo_runtime.pipeline import Batch
@@ -36,7 +37,6 @@ from histo_runtime.results import (
     write_table,
 )
 from histo_runtime.run_record import RunOptions, Summary, run_manifest, run_record
-from histo_runtime.sources import Inputs
 from histo_runtime.tally import Tally
 
 # (record of the run, its table, the rows of all blocks as CSV, each time from the first)

@@ -14,8 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
+from histo_runtime.csv_file import read_csv
 from histo_runtime.errors import InputError
-from histo_runtime.sources import PatchInputs, find_patches, patch_id, read_csv
+from histo_runtime.inputs import PatchInputs
+from histo_runtime.names import is_hdf5_name, patch_id
+from histo_runtime.sources import find_patches
 from histo_train import pcam
 from histo_train.labelled import (
     NEGATIVE_AND_POSITIVE,
@@ -63,7 +66,7 @@ def recognise(data: Path) -> str:
         raise InputError(f"{data}: no such folder or file of labelled patches")
     if data.suffix.lower() == ".csv":
         return MANIFEST
-    if data.suffix.lower() in pcam.SUFFIXES:
+    if is_hdf5_name(data.name):
         return PCAM
     raise InputError(f"{data}: expected a folder, a CSV manifest (path,label) or one of PCam's HDF5 files (*_x.h5)")
 
