@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from histo_runtime.cli import infer
-from histo_runtime.cluster.command import planned
 from histo_runtime.cluster.job import Job, Listed, Message, Scored, Shard, Stopped, cut, packed, unpacked
+from histo_runtime.cluster.planning import planned
 from histo_runtime.cluster.run import ClusterRun, Totals
 from histo_runtime.cluster.worker import MESSAGE, ShardScorer, list_arguments
 from histo_runtime.errors import InputError, ModelFileError, ModelNotFoundError, OutputError, UsageError
