@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -38,6 +37,7 @@ from histo_runtime.results import (
 )
 from histo_runtime.run_record import RunOptions, Summary, run_manifest, run_record
 from histo_runtime.tally import Tally
+from histo_runtime.wording import same_command
 
 # (record of the run, its table, the rows of all blocks as CSV, each time from the first)
 Finish: TypeAlias = Callable[[dict[str, Any], Table, Callable[[], Iterable[bytes]]], None]
@@ -203,8 +203,7 @@ class _Run:
 
     def _how_to_go_on(self, journal: Journal) -> str:
         kept = min(journal.blocks * self.manifest["block"], len(self.inputs))
-        command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-        return f"interrupted: {kept} of {len(self.inputs)} patches are kept; go on with: {command}"
+        return f"interrupted: {kept} of {len(self.inputs)} patches are kept; go on with: {same_command()}"
 
     def _summary(self, progress: Progress) -> Summary:
         return Summary(

@@ -15,7 +15,7 @@ from histo_runtime.cluster.run import ClusterRun, Totals
 from histo_runtime.command import EXIT_SOME_PATCHES_FAILED, say
 from histo_runtime.errors import UsageError
 from histo_runtime.infer import Request
-from histo_runtime.wording import say_failures, views_each
+from histo_runtime.wording import left_out, named_twice, say_failures, views_each
 
 # Options that need every row in one place, or slides.
 _OF_ONE_MACHINE = ("labels", "report", "mpp", "tile_mpp", "mask")
@@ -61,9 +61,9 @@ def _actors(pool: Pool) -> str:
 
 def _report(totals: Totals, record: dict[str, Any], run: ClusterRun, inform: Callable[[str], None]) -> None:
     if totals.others:
-        inform(f"{totals.others} files are no images by their suffix and are left out")
+        inform(left_out(totals.others))
     if totals.twice:
-        say(f"warning: {totals.twice} patches are named twice, and are scored and counted twice")
+        say(f"warning: {named_twice(totals.twice)}")
     say_failures(totals.failures, totals.failed)
     unlike = totals.colour.unlike(run.card.colour)
     if unlike:
