@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from histo_runtime.auc import roc_auc
 from histo_runtime.errors import HistoError
-from histo_runtime.metrics import roc_auc
 
 pytestmark = pytest.mark.tensorflow
 keras = pytest.importorskip("keras")

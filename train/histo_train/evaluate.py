@@ -10,30 +10,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from histo_runtime.auc import auc_difference, auc_interval
+from histo_runtime.calibration import ReliabilityBin, Temperature, fit_temperature, merged, reliability_bins
 from histo_runtime.errors import InputError
-from histo_runtime.metrics import (
-    BinaryMetrics,
-    Confusion,
-    Interval,
-    ReliabilityBin,
-    RocCurve,
-    Temperature,
-    ThresholdSweep,
-    auc_difference,
-    auc_interval,
-    binary_metrics,
-    called_positive,
-    choose_threshold,
-    confusion,
-    fit_temperature,
-    mean_interval,
-    merged,
-    number_or_none,
-    reliability_bins,
-    roc_curve,
-    threshold_sweep,
-)
+from histo_runtime.intervals import Interval, mean_interval, number_or_none
+from histo_runtime.metrics import BinaryMetrics, binary_metrics
+from histo_runtime.operating_point import Confusion, called_positive, choose_threshold, confusion
 from histo_runtime.progress import Progress
+from histo_runtime.roc import RocCurve, ThresholdSweep, roc_curve, threshold_sweep
 from histo_runtime.scaling import scale
 from histo_runtime.views import POLICIES, apply_views
 
