@@ -23,20 +23,14 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from histo_runtime.cli import infer
-from tests.conftest import DATA, SIDE, names_in, read_json, read_table
-from tests.runtime.test_infer import refused
+from tests.conftest import SIDE, names_in, read_json, read_table
+from tests.runtime.infer_command import SIGMOID, SOFTMAX, refused
 
 pytest.importorskip("jinja2", reason="needs histo-edge[report]")
 pytest.importorskip("matplotlib", reason="needs histo-edge[report]")
-SIGMOID, SOFTMAX = DATA / "sigmoid_d4.onnx", DATA / "softmax_flips.onnx"
+pytestmark = pytest.mark.usefixtures("elsewhere")
 EVIL = "<script>alert(1)<<script>&amp;.png"
 TURNED = "\u202egnp.lamron\x07.png"  # a right-to-left override and a bell
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("HISTO_MODEL", raising=False)
 
 
 def run(*arguments: object, model: Path | None = SIGMOID) -> Result:

@@ -31,12 +31,7 @@ pytest.importorskip("pyarrow", reason="shards are Parquet")
 pytest.importorskip("fsspec", reason='needs fsspec: pip install "histo-edge[ray]"')
 
 MODEL = DATA / "sigmoid_d4.onnx"
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("HISTO_MODEL", raising=False)
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 def options(*patches: object, **others: Any) -> Request:
