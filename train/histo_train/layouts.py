@@ -30,7 +30,6 @@ from histo_train.labelled import (
 )
 
 AUTO, KAGGLE, PCAM, FOLDERS, MANIFEST = "auto", "kaggle", "pcam", "folders", "manifest"
-LAYOUTS = (AUTO, KAGGLE, PCAM, FOLDERS, MANIFEST)
 KAGGLE_LABELS = "train_labels.csv"
 KAGGLE_IMAGES = "train"
 VALIDATION_NAMES = ("valid", "validation", "val")
@@ -76,7 +75,7 @@ def find_split(data: Path, layout: str = AUTO) -> GivenSplit:
 
     Args:
         data: what was named.
-        layout: one of `LAYOUTS`.
+        layout: "kaggle", "pcam", "folders", "manifest", or "auto" to recognise it.
 
     Raises:
         InputError: nothing there, labels that can't be used, or not two classes.
