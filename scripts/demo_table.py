@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from histo_runtime.auc import roc_auc
+from histo_runtime.metrics import roc_auc
 from histo_runtime.patches import read_patch
 from histo_runtime.quiet import native_stderr_held
 from histo_runtime.scaling import scale

@@ -1,4 +1,7 @@
-"""The figures of a binary classifier on one set of labelled patches, together, each with its interval."""
+"""Metrics of a binary classifier, in numpy: all of them under one name for programs and scripts.
+
+The rooms import each from its home.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,64 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 
-from histo_runtime.auc import auc_interval
-from histo_runtime.calibration import brier_score, calibration_error, negative_log_likelihood
-from histo_runtime.intervals import Interval, as_binary, number_or_none
-from histo_runtime.operating_point import confusion
+from histo_runtime.auc import auc_difference, auc_interval, roc_auc
+from histo_runtime.calibration import (
+    BINS,
+    CalibrationError,
+    ReliabilityBin,
+    Temperature,
+    brier_score,
+    calibration_error,
+    fit_temperature,
+    merged,
+    negative_log_likelihood,
+    reliability_bins,
+)
+from histo_runtime.intervals import (
+    NORMAL_95,
+    Interval,
+    as_binary,
+    mean_interval,
+    number_or_none,
+    share_interval,
+    wilson,
+)
+from histo_runtime.operating_point import Confusion, called_positive, check_rule, choose_threshold, confusion
+from histo_runtime.roc import BAND, RocCurve, ThresholdSweep, roc_curve, threshold_sweep
+
+__all__ = [
+    "BAND",
+    "BINS",
+    "NORMAL_95",
+    "BinaryMetrics",
+    "CalibrationError",
+    "Confusion",
+    "Interval",
+    "ReliabilityBin",
+    "RocCurve",
+    "Temperature",
+    "ThresholdSweep",
+    "auc_difference",
+    "auc_interval",
+    "binary_metrics",
+    "brier_score",
+    "calibration_error",
+    "called_positive",
+    "check_rule",
+    "choose_threshold",
+    "confusion",
+    "fit_temperature",
+    "mean_interval",
+    "merged",
+    "negative_log_likelihood",
+    "number_or_none",
+    "reliability_bins",
+    "roc_auc",
+    "roc_curve",
+    "share_interval",
+    "threshold_sweep",
+    "wilson",
+]
 
 
 @dataclass(frozen=True)

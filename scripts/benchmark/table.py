@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.rows import REFERENCE
-from histo_runtime.auc import roc_auc
+from histo_runtime.metrics import roc_auc
 
 Record = dict[str, Any]
 _DASH = "-"  # what was not measured
