@@ -255,7 +255,7 @@ def test_resize_is_only_done_when_it_was_asked_for(tiny: PatchClassifier, tmp_pa
 )
 def test_what_is_no_patch_is_refused_in_one_line(tiny: PatchClassifier, patches: object, reason: str) -> None:
     with pytest.raises(PatchError, match=reason) as error:
-        tiny.predict(patches)  # type: ignore[arg-type]
+        tiny.predict(patches)
     assert "\n" not in str(error.value)
 
 

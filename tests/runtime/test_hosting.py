@@ -80,7 +80,7 @@ def test_closing_frees_the_session_while_a_run_of_another_thread_ends_well(
     classifier = PatchClassifier(tiny.model, device="cpu", threads=1)
     rows = classifier.stream(patches[i % 24] for i in range(2000))
     first = next(rows)
-    session = weakref.ref(classifier._inference.session)  # type: ignore[union-attr]
+    session = weakref.ref(classifier._inference.session)
     classifier.close()
     assert next(rows).error == first.error == ""
     rows.close()
