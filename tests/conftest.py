@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -115,3 +116,13 @@ def read_json(path: Path) -> dict:
 def names_in(folder: Path) -> list[str]:
     """What lies in a folder, hidden files too."""
     return sorted(path.name for path in folder.iterdir())
+
+
+def imported(room: Path) -> Iterator[tuple[Path, str]]:
+    """Yield each import in the Python files below a folder: the file, and the package that it names."""
+    for file in sorted(room.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                yield from ((file, alias.name.split(".")[0]) for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                yield file, (node.module or "").split(".")[0] if not node.level else room.name

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import imported
+
 ROOT = Path(__file__).parents[1]
 BUILDERS = set("tensorflow keras tf_keras onnx tf2onnx sklearn scipy torch jax".split())
-
-
-def imported(room: Path) -> Iterator[tuple[Path, str]]:
-    for file in sorted(room.rglob("*.py")):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                yield from ((file, alias.name.split(".")[0]) for alias in node.names)
-            elif isinstance(node, ast.ImportFrom):
-                yield file, (node.module or "").split(".")[0] if not node.level else room.name
 
 
 @pytest.mark.parametrize(

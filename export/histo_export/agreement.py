@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from histo_runtime.auc import auc_difference, auc_interval
 from histo_runtime.card import ModelCard
-from histo_runtime.metrics import Interval, auc_difference, auc_interval, wilson
+from histo_runtime.intervals import Interval, wilson
 from histo_runtime.predictions import label_indices
 
 FP16_TOLERANCE = 5e-3  # of probability

@@ -9,7 +9,7 @@ import onnx
 
 from histo_export.network import PROBABILITY_FLOOR, Network
 from histo_export.tensorflow import give_memory_back, import_tensorflow, import_tf2onnx
-from histo_runtime.errors import ModelFileError
+from histo_runtime.errors import ModelFileError, reason_of
 
 OPSET = 18
 IR_VERSION = 9
@@ -39,8 +39,7 @@ def to_core(network: Network) -> onnx.ModelProto:
         core: onnx.ModelProto
         core, _ = import_tf2onnx().convert.from_function(function, input_signature=signature, opset=OPSET)
     except Exception as error:  # tf2onnx raises whatever its handlers raise
-        reason = " ".join(str(error).split())[:300]
-        raise ModelFileError(f"the model can't be converted to ONNX ({reason})") from error
+        raise ModelFileError(f"the model can't be converted to ONNX ({reason_of(error)[:300]})") from error
     core.ir_version = IR_VERSION
     _check_core(core)
     give_memory_back()

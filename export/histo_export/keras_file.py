@@ -16,7 +16,7 @@ from histo_export.safety import refuse_code, refuse_foreign_storage, refuse_host
 from histo_export.tensorflow import import_keras
 from histo_runtime.card import ModelCard
 from histo_runtime.checksum import sha256_of
-from histo_runtime.errors import ModelFileError, ModelNotFoundError, missing_extra
+from histo_runtime.errors import ModelFileError, ModelNotFoundError, missing_extra, reason_of
 from histo_runtime.keras_card import read_keras_card
 
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -90,8 +90,9 @@ def load(file: KerasFile) -> Any:
     try:
         return keras.models.load_model(str(file.path), compile=False)
     except Exception as error:  # the loaders raise whatever their layers raise
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise ModelFileError(f"{file.path}: Keras {file.keras_version} can't load it ({reason})") from error
+        raise ModelFileError(
+            f"{file.path}: Keras {file.keras_version} can't load it ({reason_of(error)[:300]})"
+        ) from error
 
 
 def _read_h5(path: Path) -> tuple[str, Mapping[str, Any] | None]:
@@ -116,8 +117,9 @@ def _open_h5(path: Path, source: Path | io.BytesIO) -> Iterator[Any]:
             refuse_foreign_storage(path, file)
             yield file
     except (OSError, RuntimeError, KeyError) as error:  # what h5py raises on damaged files
-        reason = " ".join(str(error).split())[:200]
-        raise ModelFileError(f"{path}: is truncated or damaged HDF5 ({reason}): copy it again") from error
+        raise ModelFileError(
+            f"{path}: is truncated or damaged HDF5 ({reason_of(error)[:200]}): copy it again"
+        ) from error
 
 
 def _read_zip(path: Path) -> tuple[str, Mapping[str, Any]]:

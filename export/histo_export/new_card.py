@@ -15,6 +15,8 @@ from histo_runtime.command import say
 from histo_runtime.errors import ModelFileError, UsageError
 from histo_runtime.onnx_runtime import import_onnxruntime
 
+GIVEN = "given at export"  # a threshold's rule
+
 
 @dataclass(frozen=True)
 class ExportOptions:
@@ -63,11 +65,11 @@ def make_card(file: KerasFile, network: Network, options: ExportOptions, scaling
     chosen = {
         "classes": options.classes,
         "threshold": options.threshold,
-        "threshold_rule": None if options.threshold is None else "given at export",
+        "threshold_rule": None if options.threshold is None else GIVEN,
         "merge": merge,
         "microns_per_pixel": options.microns_per_pixel,
     }
-    return card.replace(
+    new = card.replace(
         **{key: value for key, value in chosen.items() if value is not None},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         source_sha256=file.sha256,
@@ -81,6 +83,21 @@ def make_card(file: KerasFile, network: Network, options: ExportOptions, scaling
         views=views,
         tools={**card.tools, **_tools(file)},
     )
+    _warn_of_a_threshold_of_other_views(file, new)
+    return new
+
+
+def _warn_of_a_threshold_of_other_views(file: KerasFile, new: ModelCard) -> None:
+    """Training tunes its threshold on merged probabilities: those of other views or another merge have another."""
+    tuned = file.card
+    if tuned is None or new.activation != "sigmoid" or new.threshold_rule in {ModelCard.threshold_rule, GIVEN}:
+        return
+    if (tuned.views, tuned.merge) != (new.views, new.merge):
+        say(
+            f"warning: {file.path}: its threshold {new.threshold:.4g} was chosen for views {tuned.policy}, merge"
+            f" {tuned.merge}, and is kept for views {new.policy}, merge {new.merge}: check it with histo-infer"
+            " --labels, or give one by --threshold"
+        )
 
 
 def _card_without_training(file: KerasFile, network: Network, options: ExportOptions) -> ModelCard:

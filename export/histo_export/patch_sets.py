@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from histo_export.sample import content_hashes, list_hash, stratified
 from histo_runtime.errors import InputError, PatchError
+from histo_runtime.inputs import PatchInputs
 from histo_runtime.labels import FOLDERS, read_labels
-from histo_runtime.sources import PatchInputs, find_patches
+from histo_runtime.sources import find_patches
 
 CALIBRATION_PATCHES = 256
 FEWEST_CALIBRATION_PATCHES = 128

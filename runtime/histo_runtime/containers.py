@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from histo_runtime.errors import HistoError, InputError, PatchError, missing_extra
+from histo_runtime.errors import HistoError, InputError, PatchError, missing_extra, reason_of
 from histo_runtime.patches import FILE_LIMIT, is_image_name, patch_from_image, read_patch, too_large
 from histo_runtime.urls import is_url, local_path, open_binary
 
@@ -62,7 +62,7 @@ class ZipPatches:
             images = [member for member in files if _is_image(member.filename)]
             self._members = np.array([_member(image) for image in images], dtype=_MEMBER)
         except Exception as error:  # zipfile raises almost anything on damaged data
-            raise InputError(f"{path}: can't be read as a zip file ({_reason(error)})") from error
+            raise InputError(f"{path}: can't be read as a zip file ({reason_of(error)})") from error
         self.names = [prefix + image.filename for image in images]
         self.others = len(files) - len(images)
 
@@ -102,7 +102,7 @@ class ZipPatches:
         except OSError as error:
             raise PatchError(f"can't be read: {error.strerror or error}") from error
         except (ValueError, struct.error, zlib.error) as error:
-            raise PatchError(f"is damaged in the zip: {_reason(error)}") from error
+            raise PatchError(f"is damaged in the zip: {reason_of(error)}") from error
         if zlib.crc32(data) != crc:
             raise PatchError("is damaged in the zip: its bytes don't fit its checksum")
         return data
@@ -140,7 +140,7 @@ class Hdf5Patches:
         except HistoError:
             raise
         except Exception as error:  # h5py raises almost anything on damaged data
-            raise InputError(f"{path}: can't be read as HDF5 ({_reason(error)})") from error
+            raise InputError(f"{path}: can't be read as HDF5 ({reason_of(error)})") from error
         self._count = int(shape[0])
         patch_bytes = max(1, int(np.prod(shape[1:])))
         chunk = max(1, min(chunk, _MOST_SLICE_BYTES // patch_bytes))
@@ -175,7 +175,7 @@ class Hdf5Patches:
             try:
                 return np.asarray(self.read(number, number + 1)[0])
             except Exception as error:  # h5py raises almost anything on damaged data
-                raise PatchError(f"can't be read from the HDF5 file: {_reason(error)}") from error
+                raise PatchError(f"can't be read from the HDF5 file: {reason_of(error)}") from error
 
 
 def read_hdf5_labels(path: Path) -> NDArray[np.int64]:
@@ -201,7 +201,7 @@ def read_hdf5_labels(path: Path) -> NDArray[np.int64]:
     except HistoError:
         raise
     except Exception as error:  # h5py raises almost anything on damaged data
-        raise InputError(f"{path}: can't be read as HDF5 ({_reason(error)})") from error
+        raise InputError(f"{path}: can't be read as HDF5 ({reason_of(error)})") from error
 
 
 class Slices:
@@ -254,7 +254,3 @@ def _datasets(file: Any) -> str:
 
     file.visititems(note)
     return ", ".join(found[:8]) + (", ..." if len(found) > 8 else "")
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

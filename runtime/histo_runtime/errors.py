@@ -56,3 +56,8 @@ class MissingExtraError(HistoError, ImportError):
 def missing_extra(package: str, extra: str, purpose: str) -> MissingExtraError:
     """Describe a missing package by the line that installs it."""
     return MissingExtraError(f'{purpose} needs {package}: pip install "histo-edge[{extra}]"')
+
+
+def reason_of(error: BaseException) -> str:
+    """Return what an error of a library says, in one line; the name of its class when it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from histo_runtime.command import EXIT_SOME_PATCHES_FAILED, say
+from histo_runtime.command import say
 
 if TYPE_CHECKING:
     from histo_runtime.classifier import PatchClassifier
@@ -100,14 +100,7 @@ def infer(request: Request) -> None:
     if request.table is not None:
         from histo_runtime.report.command import report_only
 
-        report_only(
-            request.table,
-            request.report,
-            request.patches,
-            request.labels,
-            request.inform,
-            overwrite=request.overwrite,
-        )
+        report_only(request)
         return
     if not request.patches:
         raise click.UsageError("Missing argument 'PATCHES...'.")
@@ -118,39 +111,12 @@ def infer(request: Request) -> None:
         return
     if request.address is not None or request.actors is not None or request.gpus_per_actor:
         raise click.UsageError("--address, --actors and --gpus-per-actor belong to --engine ray")
-    if not _infer_slides(request):
-        from histo_runtime.infer_patches import infer_patches
-
-        infer_patches(replace(request, output=_TABLE if request.output is None else request.output))
-
-
-def _infer_slides(request: Request) -> bool:
-    """Score slides where the output can hold what comes of them; returns whether there were any."""
-    from histo_runtime.results import STDOUT, is_table
-    from histo_runtime.slides.command import infer_slides, refuse_named_slides
-    from histo_runtime.slides.plan import SlideSettings
+    from histo_runtime.results import STDOUT
+    from histo_runtime.slides.command import infer_slides
 
     if request.as_json and request.output == STDOUT:
         raise click.UsageError("--json and -o - both write to stdout: give -o a file")
-    settings = SlideSettings(request.mpp, request.tile_mpp, request.stride, request.mask)
-    done = None
-    if request.output is not None and (not request.output or is_table(request.output)):
-        refuse_named_slides(request.patches, request.output)
-    else:
-        options = replace(request.run_options(), output=request.folder)
-        done = infer_slides(
-            request.patches,
-            options,
-            settings,
-            request.open_model,
-            request.inform,
-            {"--labels": request.labels},
-            request.report,
-        )
-    if done is None:
-        settings.refuse_for_patches()
-        return False
-    done.report(as_json=request.as_json)
-    if done.failed:
-        raise SystemExit(EXIT_SOME_PATCHES_FAILED)
-    return True
+    if not infer_slides(request):
+        from histo_runtime.infer_patches import infer_patches
+
+        infer_patches(replace(request, output=_TABLE if request.output is None else request.output))

@@ -20,13 +20,13 @@ from histo_runtime.results import STDOUT, check_free, check_kaggle, check_table,
 from histo_runtime.run_record import Given, settings_of
 from histo_runtime.scoring import score
 from histo_runtime.sources import find_patches
-from histo_runtime.wording import say_failures, views_each
+from histo_runtime.wording import left_out, named_twice, say_failures, views_each
 
 if TYPE_CHECKING:
     from histo_runtime.classifier import PatchClassifier
     from histo_runtime.infer import Request
+    from histo_runtime.inputs import PatchInputs
     from histo_runtime.run_record import Summary
-    from histo_runtime.sources import PatchInputs
 
 
 def infer_patches(request: Request) -> None:
@@ -40,7 +40,7 @@ def infer_patches(request: Request) -> None:
     _check_before(request, output)
     found = find_patches(request.patches)
     if found.others:
-        request.inform(f"{found.others} files are no images by their suffix and are left out")
+        request.inform(left_out(found.others))
     doubts = _doubts(found)
     for doubt in doubts:
         say(f"warning: {doubt}")
@@ -91,7 +91,7 @@ def _refuse_overwriting_inputs(output: str, inputs: Iterable[object]) -> None:
 def _doubts(found: PatchInputs) -> tuple[str, ...]:
     """What about the inputs a reader of the results has to know."""
     twice = sum(map(eq, found.names, islice(found.names, 1, None)))  # they are sorted
-    return (f"{twice} patches are named twice, and are scored and counted twice",) if twice else ()
+    return (named_twice(twice),) if twice else ()
 
 
 def _working_folder() -> str:

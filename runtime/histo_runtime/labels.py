@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from histo_runtime.containers import read_hdf5_labels
+from histo_runtime.csv_file import read_csv
 from histo_runtime.errors import InputError
-from histo_runtime.sources import PatchInputs, hdf5_row, is_hdf5_name, patch_id, read_csv
+from histo_runtime.inputs import PatchInputs
+from histo_runtime.names import hdf5_row, is_hdf5_name, patch_id
 
 FOLDERS = "folders"
 

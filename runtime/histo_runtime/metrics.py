@@ -1,6 +1,6 @@
-"""Metrics of a binary classifier, in numpy: one home for training's evaluation, `--labels` and the report.
+"""Metrics of a binary classifier, in numpy: all of them under one name for programs and scripts.
 
-What other modules and rooms use of them is imported from here.
+The rooms import each from its home.
 """
 
 from __future__ import annotations

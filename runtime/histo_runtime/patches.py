@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from histo_runtime.errors import PatchError
+from histo_runtime.errors import PatchError, reason_of
 
 IMAGE_SUFFIXES = frozenset({".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp"})
 _IMAGE_ENDINGS = tuple(IMAGE_SUFFIXES)
@@ -107,8 +107,7 @@ def _damage_named() -> Iterator[None]:
     except MemoryError:
         raise
     except Exception as error:  # Pillow's decoders raise almost anything on damaged data
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise PatchError(f"is damaged: {reason}") from error
+        raise PatchError(f"is damaged: {reason_of(error)}") from error
 
 
 def _patch(image: Image.Image, size: int, *, resize: bool) -> NDArray[np.uint8]:

@@ -16,8 +16,8 @@ import numpy as np
 from histo_runtime.card import ModelCard
 from histo_runtime.errors import InputError, UsageError, missing_extra
 from histo_runtime.files import check_output, written_aside
+from histo_runtime.names import patch_id
 from histo_runtime.predictions import Prediction
-from histo_runtime.sources import patch_id
 from histo_runtime.views import view_name
 
 STDOUT = "-"

@@ -13,10 +13,10 @@ import numpy as np
 
 from histo_runtime import __version__
 from histo_runtime.classifier import PatchClassifier, default_workers
+from histo_runtime.inputs import Inputs
 from histo_runtime.journal import read_manifest
 from histo_runtime.onnx_runtime import import_onnxruntime
 from histo_runtime.results import STDOUT, partial_path
-from histo_runtime.sources import Inputs
 from histo_runtime.tally import Tally
 
 _BLOCK_PATCHES = 256  # what a crash may cost, in patches, at most
@@ -159,13 +159,7 @@ def run_record(
         },
         "inputs": manifest["inputs"],
         "given": options.given.to_dict(),
-        "versions": {
-            "histo-edge": __version__,
-            "onnxruntime": manifest["onnxruntime"],
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-            "system": platform.platform(),
-        },
+        "versions": versions(manifest["onnxruntime"]),
         "device": classifier.device,
         "device_note": classifier.note,
         "counts": {**counts, "blank": tally.colour.blank},
@@ -178,6 +172,17 @@ def run_record(
         "metrics": summary.metrics,
         "warnings": [text for text in (*options.given.warnings, summary.unlike) if text],
         "failures": [{"path": name, "error": error} for name, error in tally.failures],
+    }
+
+
+def versions(onnxruntime: str | Sequence[str]) -> dict[str, Any]:
+    """Return the versions of what a run's numbers depend on, with that of onnxruntime or those of all workers."""
+    return {
+        "histo-edge": __version__,
+        "onnxruntime": onnxruntime,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
     }
 
 

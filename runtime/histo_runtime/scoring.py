@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from histo_runtime.classifier import PatchClassifier
 from histo_runtime.colour import Colour
 from histo_runtime.command import say
 from histo_runtime.errors import HistoError, OutputError
+from histo_runtime.inputs import Inputs
 from histo_runtime.journal import Journal, read_manifest
 from histo_runtime.lock import locked
 from histo_runtime.pipeline import Batch
@@ -36,8 +36,8 @@ from histo_runtime.results import (
     write_table,
 )
 from histo_runtime.run_record import RunOptions, Summary, run_manifest, run_record
-from histo_runtime.sources import Inputs
 from histo_runtime.tally import Tally
+from histo_runtime.wording import same_command
 
 # (record of the run, its table, the rows of all blocks as CSV, each time from the first)
 Finish: TypeAlias = Callable[[dict[str, Any], Table, Callable[[], Iterable[bytes]]], None]
@@ -203,8 +203,7 @@ class _Run:
 
     def _how_to_go_on(self, journal: Journal) -> str:
         kept = min(journal.blocks * self.manifest["block"], len(self.inputs))
-        command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-        return f"interrupted: {kept} of {len(self.inputs)} patches are kept; go on with: {command}"
+        return f"interrupted: {kept} of {len(self.inputs)} patches are kept; go on with: {same_command()}"
 
     def _summary(self, progress: Progress) -> Summary:
         return Summary(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from histo_runtime.errors import InputError, missing_extra
+from histo_runtime.errors import InputError, missing_extra, reason_of
 
 _LOCAL = "file://"
 _SEPARATOR = "://"
@@ -65,5 +65,4 @@ def url_failed(url: str, error: Exception) -> InputError:
     """Describe a URL that can't be read as a whole; what clouds raise shares no base class."""
     if isinstance(error, FileNotFoundError):
         return InputError(f"{url}: no such file or folder")
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return InputError(f"{url}: can't be read ({reason}): mend that and run the same command again")
+    return InputError(f"{url}: can't be read ({reason_of(error)}): mend that and run the same command again")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from histo_runtime.command import say
 
@@ -12,6 +15,21 @@ _FAILURES_SHOWN = 5
 def views_each(tta: str, views: int) -> str:
     """Say how many of a model's views a patch is seen under."""
     return {"none": "1 view each", "adaptive": f"up to {views} views each"}.get(tta, f"{views} views each")
+
+
+def left_out(others: int) -> str:
+    """Say how many files were no inputs."""
+    return f"{others} files are no images by their suffix and are left out"
+
+
+def named_twice(count: int) -> str:
+    """Say how many patches have another of their name, which a reader of the results has to know."""
+    return f"{count} patches are named twice, and are scored and counted twice"
+
+
+def same_command() -> str:
+    """Return the command of this process, to be given again in a shell."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def say_failures(failures: Sequence[tuple[str, str]], count: int, where: str = "the error column") -> None:

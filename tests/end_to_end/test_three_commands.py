@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from histo_runtime.auc import roc_auc
 from histo_runtime.keras_card import read_keras_card
-from histo_runtime.metrics import roc_auc
 from histo_runtime.patches import read_patch
 from histo_runtime.views import POLICIES, apply_views
 

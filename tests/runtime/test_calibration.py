@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from histo_runtime.errors import InputError
-from histo_runtime.metrics import (
+from histo_runtime.calibration import (
     brier_score,
     calibration_error,
     fit_temperature,
@@ -19,6 +18,7 @@ from histo_runtime.metrics import (
     negative_log_likelihood,
     reliability_bins,
 )
+from histo_runtime.errors import InputError
 
 sklearn_metrics = pytest.importorskip("sklearn.metrics", reason="scikit-learn is the oracle")
 optimize = pytest.importorskip("scipy.optimize", reason="scipy is the oracle")

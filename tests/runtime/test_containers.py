@@ -17,7 +17,8 @@ from PIL import Image
 
 from histo_runtime import containers
 from histo_runtime.errors import InputError, MissingExtraError, PatchError
-from histo_runtime.sources import PatchInputs, find_patches
+from histo_runtime.inputs import PatchInputs
+from histo_runtime.sources import find_patches
 
 SIDE = 32
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import ast
 import os
 import pkgutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import histo_runtime
+from tests.conftest import imported
 
 HEAVY = "tensorflow keras tf_keras onnx tf2onnx sklearn scipy torch jax ray fsspec histo_export histo_train".split()
 MODULES = sorted(module.name for module in pkgutil.iter_modules(histo_runtime.__path__))
@@ -110,15 +109,6 @@ assert "ORT_DISABLE_TELEMETRY" not in os.environ
     )
     assert done.returncode == 0, done.stderr
     assert [path.name for path in tmp_path.rglob("*")] == []
-
-
-def imported(room: Path) -> Iterator[tuple[Path, str]]:
-    for file in sorted(room.rglob("*.py")):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                yield from ((file, alias.name.split(".")[0]) for alias in node.names)
-            elif isinstance(node, ast.ImportFrom):
-                yield file, (node.module or "").split(".")[0] if not node.level else room.name
 
 
 def test_the_tests_of_the_runtime_need_no_other_room() -> None:

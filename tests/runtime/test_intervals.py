@@ -9,16 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from histo_runtime.auc import auc_difference, auc_interval, roc_auc
 from histo_runtime.errors import InputError
-from histo_runtime.intervals import clustered_variance, student_quantile
-from histo_runtime.metrics import (
-    auc_difference,
-    auc_interval,
-    binary_metrics,
-    mean_interval,
-    roc_auc,
-    share_interval,
-)
+from histo_runtime.intervals import clustered_variance, mean_interval, share_interval, student_quantile
+from histo_runtime.metrics import binary_metrics
 
 stats = pytest.importorskip("scipy.stats", reason="scipy is the oracle")
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from histo_runtime.errors import InputError
+from histo_runtime.inputs import PatchInputs
 from histo_runtime.labels import read_labels
-from histo_runtime.sources import PatchInputs, find_patches
+from histo_runtime.sources import find_patches
 
 CLASSES = ("normal", "tumour")
 

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from histo_runtime.auc import auc_difference, auc_interval, roc_auc
 from histo_runtime.errors import InputError
-from histo_runtime.metrics import auc_difference, auc_interval, binary_metrics, roc_auc
+from histo_runtime.metrics import binary_metrics
 
 sklearn_metrics = pytest.importorskip("sklearn.metrics", reason="scikit-learn is the oracle")
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from histo_runtime.errors import InputError, UsageError
-from histo_runtime.metrics import check_rule, choose_threshold, confusion
+from histo_runtime.operating_point import check_rule, choose_threshold, confusion
 
 sklearn_metrics = pytest.importorskip("sklearn.metrics", reason="scikit-learn is the oracle")
 

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from histo_runtime.auc import roc_auc
 from histo_runtime.errors import InputError
-from histo_runtime.metrics import confusion, roc_auc, roc_curve, threshold_sweep
-from histo_runtime.roc import design_effect
+from histo_runtime.operating_point import confusion
+from histo_runtime.roc import design_effect, roc_curve, threshold_sweep
 
 sklearn_metrics = pytest.importorskip("sklearn.metrics", reason="scikit-learn is the oracle")
 

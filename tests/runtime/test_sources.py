@@ -13,9 +13,11 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from histo_runtime import sources
+from histo_runtime.csv_file import read_csv
 from histo_runtime.errors import InputError, PatchError
-from histo_runtime.sources import PatchInputs, find_patches, patch_id, read_csv
+from histo_runtime.inputs import PatchInputs
+from histo_runtime.names import patch_id
+from histo_runtime.sources import find_patches
 
 
 @pytest.fixture
@@ -164,12 +166,6 @@ def test_an_empty_argument_does_not_mean_the_working_folder() -> None:
         find_patches([""])
 
 
-def test_labels_of_a_manifest_are_kept_and_a_doubtful_one_is_not_guessed(tree: Path) -> None:
-    (tree / "list.csv").write_text("path,label\na/2.png, 1\nb/z.jpg,\nb/y.tiff,0\nb/y.tiff,1\nb/y.tiff,0\ngone.png,0\n")
-    assert find_patches(["list.csv"]).labels == {"a/2.png": "1", "gone.png": "0"}
-    assert find_patches(["a"]).labels == {}
-
-
 def test_predictions_of_one_run_are_a_manifest_for_the_next(tree: Path) -> None:
     (tree / "predictions.csv").write_text('path,label,probability,std,views,error\na/2.png,,,,0,"is, bad"\n')
     assert names("predictions.csv") == ["a/2.png"]
@@ -274,7 +270,7 @@ def refuse_to_list(monkeypatch: pytest.MonkeyPatch, *folders: Path) -> None:
         return scandir.real(path)
 
     scandir.real = os.scandir
-    monkeypatch.setattr(sources.os, "scandir", scandir)
+    monkeypatch.setattr(os, "scandir", scandir)
 
 
 def test_what_can_not_be_read_any_more_is_a_patch_error_of_its_own(tree: Path) -> None:
@@ -333,7 +329,7 @@ def test_100_000_inputs_cost_little_more_than_their_names(
     def scandir(_folder: Path) -> Iterator[Iterator[SimpleNamespace]]:
         yield (SimpleNamespace(name=f"{number:040x}.tif", is_dir=lambda: False) for number in range(100_000))
 
-    monkeypatch.setattr(sources.os, "scandir", scandir)
+    monkeypatch.setattr(os, "scandir", scandir)
     tracemalloc.start()
     found = find_patches(arguments)
     kept, peak = tracemalloc.get_traced_memory()

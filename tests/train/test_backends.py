@@ -1,4 +1,4 @@
-"""The other backends of Keras train and save a model that exports."""
+"""The other backends of Keras augment as TensorFlow does, and train and save a model that exports."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from histo_export.cli import export
 from histo_runtime.classifier import PatchClassifier
 from histo_runtime.keras_card import read_keras_card
 from histo_runtime.synthetic import synthetic_patches
@@ -19,11 +21,24 @@ from tests.train.conftest import write_folders
 pytestmark = pytest.mark.tensorflow
 keras = pytest.importorskip("keras")
 
+from histo_train.augment import change, draw_changes  # noqa: E402
+from histo_train.recipe import Augmentation  # noqa: E402
 
-# One convolution a block instead of VGG19, which XLA compiles for minutes.
-TRAIN = """
+GREY_LEVEL = 1 / 255
+# Both in one process, which takes seconds to start. One convolution a block instead of VGG19, which XLA compiles for
+# minutes.
+PROGRAM = """
+import sys
 import keras
+import numpy as np
+from histo_runtime.synthetic import synthetic_patches
 from histo_train import cli, model, run
+from histo_train.augment import change, draw_changes
+from histo_train.recipe import Augmentation
+
+changes = draw_changes(Augmentation(shear=2.0, blur=1.0, share=1), 16, 96, (5,))
+augmented = change(synthetic_patches(16, seed=3)[0], changes, crop=48)
+np.save(sys.argv.pop(1), keras.ops.convert_to_numpy(augmented))
 
 def classifier(weights):
     inputs = keras.Input((96, 96, 3))
@@ -40,26 +55,42 @@ cli.train()
 """
 
 
-def run(code: str, *arguments: object, backend: str = "tensorflow") -> None:
+@pytest.fixture(scope="module", params=["jax", "torch"])
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what a backend made: `augmented.npy`, and `model.h5` after a step on synthetic patches."""
+    if importlib.util.find_spec(request.param) is None:
+        pytest.skip(f"{request.param} is not installed")
+    folder = tmp_path_factory.mktemp(request.param)
+    data = write_folders(folder / "data", 12)
+    options = "--weights random --epochs 1 --batch-size 4 --crop 96 --validation 0.6".split()
+    arguments = map(str, (folder / "augmented.npy", data, folder / "model.h5", *options))
     done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        env={**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        [sys.executable, "-c", PROGRAM, *arguments],
+        env={
+            **os.environ,
+            "KERAS_BACKEND": request.param,
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+            "HISTO_CACHE": str(folder / "cache"),
+        },
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
+    return folder
 
 
-@pytest.mark.parametrize("backend", ["jax", "torch"])
-def test_trains_a_step_on_synthetic_patches_and_saves_a_model_that_exports(backend: str, tmp_path: Path) -> None:
-    if importlib.util.find_spec(backend) is None:
-        pytest.skip(f"{backend} is not installed")
-    data, model = write_folders(tmp_path / "data", 12), tmp_path / "model.h5"
-    options = "--weights random --epochs 1 --batch-size 4 --crop 96 --validation 0.6".split()
-    run(TRAIN, data, model, *options, backend=backend)
-    run("from histo_export.cli import export; export()", model, tmp_path / "model.onnx")
+def test_other_backends_augment_alike(made: Path) -> None:
+    changes = draw_changes(Augmentation(shear=2.0, blur=1.0, share=1), 16, 96, (5,))
+    here = np.asarray(change(synthetic_patches(16, seed=3)[0], changes, crop=48))
+    np.testing.assert_allclose(np.load(made / "augmented.npy"), here, atol=0.5 * GREY_LEVEL)
+
+
+def test_a_model_of_another_backend_exports_and_says_the_same(made: Path) -> None:
+    model, target = made / "model.h5", made / "model.onnx"
+    exported = CliRunner().invoke(export, [str(model), str(target)])
+    assert exported.exit_code == 0, exported.stderr
     patches = synthetic_patches(4, seed=9)[0]
-    found = PatchClassifier(tmp_path / "model.onnx", device="cpu").predict(patches)
+    found = PatchClassifier(target, device="cpu").predict(patches)
     probability = keras.models.load_model(model, compile=False).predict_on_batch(patches / np.float32(255))[:, 0]
     card = read_keras_card(model)
     assert card is not None

@@ -6,6 +6,7 @@ import csv
 import os
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,7 @@ from PIL import Image
 
 from histo_runtime.errors import InputError
 from histo_runtime.synthetic import synthetic_patches
-from histo_train.data import Patches, colour_statistics, load_dataset, load_patches, split, write_split
-from histo_train.layouts import find_split
+from histo_train.data import Patches, colour_statistics, load_dataset, split, write_split
 from histo_train.split import held_out, joined_groups
 from tests.train.conftest import write_folders, write_manifest
 
@@ -27,10 +27,16 @@ def make_patches(labels: list[int], groups: list[str]) -> Patches:
     return Patches(pixels, np.array(labels, np.uint8), np.array(groups), np.arange(len(labels)))
 
 
+def all_patches(data: Path) -> Patches:
+    """Every patch of a folder in its order, whichever side of the split it is on."""
+    train = load_dataset(data, 0.2, size=96, seed=0).train
+    return replace(train, rows=np.arange(len(train.labels)))
+
+
 class TestPixels:
     def test_decoded_patches_are_the_files_pixels_with_their_labels(self, folders: Path) -> None:
         drawn, labels = synthetic_patches(20)
-        pixels, loaded = load_patches(find_split(folders).train, size=96).take(slice(None))
+        pixels, loaded = all_patches(folders).take(slice(None))
         order = sorted(range(20), key=lambda index: (index % 2, f"patch{index}.png"))
         np.testing.assert_array_equal(pixels, drawn[order])
         np.testing.assert_array_equal(loaded, labels[order])
@@ -41,7 +47,7 @@ class TestPixels:
             shutil.copy(kaggle / "train" / f"p{index % 2}.tif", kaggle / "train" / f"p{index}.tif")
         rows = "".join(f"p{index},{index % 2}\n" for index in range(110))
         (kaggle / "train_labels.csv").write_text("id,label\n" + rows)
-        patches = load_patches(find_split(kaggle).train, size=96)
+        patches = all_patches(kaggle)
         numbers = [int(Path(patches.name(position)).stem[1:]) for position in range(len(patches))]
         pixels, labels = patches.take(slice(None))
         drawn = synthetic_patches(20)[0]
@@ -72,7 +78,7 @@ class TestSplit:
     def test_files_with_equal_pixels_are_one_group_however_they_were_saved(self, folders: Path) -> None:
         for index in range(0, 20, 2):
             Image.open(folders / "0" / f"patch{index}.png").save(folders / "0" / f"copy{index}.bmp")
-        patches = load_patches(find_split(folders).train, size=96)
+        patches = all_patches(folders)
         assert len(patches) == 30
         assert len(set(patches.groups)) == 20
 

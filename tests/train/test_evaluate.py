@@ -5,30 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from histo_runtime.card import ModelCard
-from histo_runtime.errors import InputError, UsageError
+from histo_runtime.errors import UsageError
 from histo_runtime.predictions import label_indices
 from histo_runtime.views import merge_views
-from histo_train.data import Patches
-from histo_train.evaluate import (
-    POLICY,
-    VIEWS,
-    Evaluation,
-    evaluate,
-    halves,
-    predict_views,
-    summary,
-    worst_mistakes,
-)
-
-patches_of_slides = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 9)), min_size=2, max_size=60)
+from histo_train.evaluate import Evaluation, evaluate, summary, worst_mistakes
+from histo_train.predict import POLICY, VIEWS
 
 
 def sample(count: int = 400, *, sharper: float = 2.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -38,48 +24,6 @@ def sample(count: int = 400, *, sharper: float = 2.0, seed: int = 0) -> tuple[np
     labels = (rng.random(count) < 1 / (1 + np.exp(-logits))).astype(np.uint8)
     views = sharper * (logits[:, None] + rng.normal(0, 1, (count, 8)))
     return views.astype(np.float32), labels, np.arange(count).astype(str)
-
-
-class TestHalves:
-    @given(patches_of_slides, st.integers(0, 2**32 - 1))
-    def test_every_patch_is_in_one_half_and_no_slide_in_both(self, rows: list[tuple[int, int]], seed: int) -> None:
-        labels, slides = np.array(rows, np.uint8).T
-        groups = slides.astype(str)
-        try:
-            tuned, reported = halves(labels, groups, seed)
-        except InputError:
-            return
-        assert sorted([*tuned, *reported]) == list(range(len(rows)))
-        assert not set(groups[tuned]) & set(groups[reported])
-        assert set(labels[tuned]) == set(labels[reported]) == {0, 1}
-        again = halves(labels, groups, seed)
-        assert (tuned.tolist(), reported.tolist()) == (again[0].tolist(), again[1].tolist())
-
-    @given(
-        st.lists(st.integers(0, 1), min_size=8, max_size=60).filter(lambda labels: 2 <= sum(labels) <= len(labels) - 2)
-    )
-    def test_patches_of_their_own_are_halved_within_each_class(self, labels: list[int]) -> None:
-        truth = np.array(labels, np.uint8)
-        tuned, reported = halves(truth, np.arange(len(labels)).astype(str), 0)
-        for label in (0, 1):
-            assert abs(int((truth[tuned] == label).sum()) - int((truth[reported] == label).sum())) <= 1
-
-    def test_slides_of_different_size_and_mixture_come_out_nearly_even(self) -> None:
-        rng = np.random.default_rng(0)
-        slides = rng.integers(0, 30, 2000) * rng.integers(0, 2, 2000)  # one of them has half of all patches
-        labels = (rng.random(2000) < rng.random(30)[slides]).astype(np.uint8)
-        tuned, reported = halves(labels, slides.astype(str), 0)
-        assert abs(len(tuned) - len(reported)) < 0.2 * 2000
-        assert 0.7 < labels[tuned].sum() / labels[reported].sum() < 1.4
-
-    def test_another_seed_halves_otherwise(self) -> None:
-        labels, groups = (np.arange(40) % 2).astype(np.uint8), np.arange(40).astype(str)
-        assert halves(labels, groups, 0)[0].tolist() != halves(labels, groups, 1)[0].tolist()
-
-    @pytest.mark.parametrize("groups", [["a"] * 4, ["a", "a", "b", "c"]])
-    def test_too_few_slides_for_two_halves_are_refused(self, groups: list[str]) -> None:
-        with pytest.raises(InputError, match="too few for two halves"):
-            halves(np.array([0, 1, 0, 0], np.uint8), np.array(groups), 0)
 
 
 class TestEvaluate:
@@ -189,51 +133,3 @@ def test_the_worst_mistake_is_the_one_furthest_on_the_wrong_side() -> None:
     )
     assert mistaken(made, worst_mistakes(made, 10)) == [0.95, 0.1, 0.29, 0.31]
     assert mistaken(made, worst_mistakes(made, 1)) == [0.95]
-
-
-@pytest.fixture(scope="module")
-def network() -> Any:
-    keras = pytest.importorskip("keras")
-    keras.utils.set_random_seed(0)
-    inputs = keras.Input((None, None, 3))
-    maps = keras.layers.Conv2D(2, (3, 5), activation="relu")(inputs)  # lopsided, so that views differ
-    return keras.Model(inputs, keras.layers.Dense(1)(keras.layers.GlobalAveragePooling2D()(maps)))
-
-
-@pytest.mark.tensorflow
-class TestPredictViews:
-    @pytest.mark.parametrize("batch_size", [3, 24, 1000])
-    def test_column_v_is_what_keras_says_of_view_v(self, network: Any, batch_size: int) -> None:
-        pixels = np.random.default_rng(0).integers(0, 256, (7, 12, 12, 3), dtype=np.uint8)
-        patches = Patches(pixels, np.zeros(7, np.uint8), np.arange(7).astype(str), np.arange(7)[::-1])
-        found = predict_views(network, patches, batch_size)
-        shown = pixels[::-1]
-        transposed = shown.transpose(0, 2, 1, 3)
-        oracle = {
-            "identity": shown,
-            "hflip": shown[:, :, ::-1],
-            "vflip": shown[:, ::-1],
-            "rot180": np.rot90(shown, 2, (1, 2)),
-            "transpose": transposed,
-            "rot90": np.rot90(shown, 1, (1, 2)),
-            "rot270": np.rot90(shown, 3, (1, 2)),
-            "antitranspose": np.rot90(transposed, 2, (1, 2)),
-        }
-        assert tuple(oracle) == VIEWS
-        for column, view in enumerate(oracle.values()):
-            expected = network.predict(np.ascontiguousarray(view) / np.float32(255), verbose=0)[:, 0]
-            assert found[:, column] == pytest.approx(expected, abs=1e-5)
-
-    def test_what_is_raised_after_a_batch_ends_it(self, network: Any) -> None:
-        patches = Patches(
-            np.zeros((9, 8, 8, 3), np.uint8), np.zeros(9, np.uint8), np.arange(9).astype(str), np.arange(9)
-        )
-        calls = []
-
-        def interrupted() -> None:
-            calls.append(1)
-            raise KeyboardInterrupt
-
-        with pytest.raises(KeyboardInterrupt):
-            predict_views(network, patches, 8, after_batch=interrupted)
-        assert len(calls) == 1

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import signal
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from histo_runtime.auc import roc_auc
 from histo_runtime.errors import HistoError
-from histo_runtime.metrics import roc_auc
 
 pytestmark = pytest.mark.tensorflow
 keras = pytest.importorskip("keras")
 
 from histo_train.checkpoint import State  # noqa: E402
 from histo_train.fit import Training, predict_logits  # noqa: E402
-from histo_train.history import best_epoch  # noqa: E402
+from histo_train.history import Epoch, best_epoch  # noqa: E402
 from histo_train.interrupt import Interrupts, noted  # noqa: E402
 from histo_train.recipe import ORIGINAL, Recipe  # noqa: E402
 from tests.train.small import RECIPE, TRAIN, VALID, small_network  # noqa: E402
@@ -35,39 +35,52 @@ class Kept:
         self.state = state
 
 
-def trained(recipe: Recipe = RECIPE, **options: Any) -> tuple[Any, Training]:
-    network = small_network()
-    training = Training(network, TRAIN, VALID, recipe)
-    training.run(options.get("report", lambda _: None), options.get("keeper"), Interrupts())
-    return network, training
+@dataclass(frozen=True)
+class Run:
+    """A training that went on to its end: its network, the epochs it reported, and the last state it kept."""
+
+    network: Any
+    training: Training
+    reported: list[Epoch]
+    kept: Kept
 
 
-def test_learns_and_reports_each_epoch_with_the_images_seen_so_far() -> None:
-    reported = []
-    _, training = trained(report=lambda training: reported.append(training.epochs[-1]))
-    assert list(training.epochs) == reported
+def trained(recipe: Recipe = RECIPE) -> Run:
+    run = Run(network := small_network(), Training(network, TRAIN, VALID, recipe), [], Kept())
+    run.training.run(lambda training: run.reported.append(training.epochs[-1]), run.kept, Interrupts())
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole() -> Run:
+    """The run of `RECIPE`: compiling it takes seconds. Don't go on with it."""
+    return trained()
+
+
+def test_learns_and_reports_each_epoch_with_the_images_seen_so_far(whole: Run) -> None:
+    reported = whole.reported
+    assert list(whole.training.epochs) == reported
     assert [(epoch.epoch, epoch.images) for epoch in reported] == [(1, 32), (2, 64), (3, 96), (4, 128)]
     assert [epoch.crop for epoch in reported] == [48, 96, 96, 96]
     assert reported[-1].validation_auc > 0.7
     assert reported[-1].validation_loss < reported[0].validation_loss
 
 
-def test_network_is_left_with_the_averaged_weights_of_the_best_epoch_of_full_patches() -> None:
-    keeper = Kept()
-    network, training = trained(keeper=keeper)
-    assert keeper.state is not None
-    best = best_epoch(training.epochs, "auc")
+def test_network_is_left_with_the_averaged_weights_of_the_best_epoch_of_full_patches(whole: Run) -> None:
+    state, best = whole.kept.state, best_epoch(whole.training.epochs, "auc")
+    assert state is not None
     assert best is not None
-    logits = predict_logits(network, VALID, 8, 96)
+    logits = predict_logits(whole.network, VALID, 8, 96)
     assert roc_auc(VALID.labels, logits) == best.validation_auc
-    for left, kept in zip(network.get_weights(), keeper.state.arrays["best"], strict=True):
+    for left, kept in zip(whole.network.get_weights(), state.arrays["best"], strict=True):
         np.testing.assert_array_equal(left, kept)
 
 
-def test_same_seed_gives_the_same_history_and_another_one_another() -> None:
-    losses = [[epoch.loss for epoch in trained(replace(RECIPE, seed=seed))[1].epochs] for seed in (1, 1, 2)]
-    assert losses[0] == losses[1]
-    assert losses[0] != losses[2]
+def test_same_seed_gives_the_same_history_and_another_one_another(whole: Run) -> None:
+    runs = (whole, trained(), trained(replace(RECIPE, seed=RECIPE.seed + 1)))
+    first, same, other = ([epoch.loss for epoch in run.training.epochs] for run in runs)
+    assert first == same
+    assert first != other
 
 
 def test_logits_do_not_depend_on_how_the_patches_are_cut_into_batches() -> None:
@@ -78,16 +91,16 @@ def test_logits_do_not_depend_on_how_the_patches_are_cut_into_batches() -> None:
         np.testing.assert_allclose(predict_logits(network, VALID, batch_size, 48), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_stops_when_patience_is_exhausted() -> None:
-    # No full-patch epoch is better than the first when nothing is learned.
-    recipe = replace(RECIPE, epochs=9, learning_rate=1e-30, crop=None, patience=2, average=0.0, select="accuracy")
+def test_stops_when_patience_is_exhausted(whole: Run) -> None:
+    recipe = replace(RECIPE, epochs=9, crop=None, patience=2, average=0.0, select="accuracy")
     network = small_network()
-    network.set_weights([array * 0 for array in network.get_weights()])
     training = Training(network, TRAIN, VALID, recipe)
+    state = training.state()
+    unbeaten = replace(whole.training.epochs[-1], epoch=1, validation_accuracy=1.1)
+    position = {**state.position, "epoch": 2, "epochs": [unbeaten.to_dict()]}
+    training.restore(State({**state.arrays, "best": network.get_weights()}, position))
     training.run(lambda _: None, None, Interrupts())
-    best = best_epoch(training.epochs, "accuracy")
-    assert best is not None
-    assert len(training.epochs) in (best.epoch + 2, recipe.epochs)
+    assert [epoch.epoch for epoch in training.epochs] == [1, 2, 3]
 
 
 def test_loss_that_is_no_number_stops_the_run_with_a_remedy() -> None:
@@ -98,18 +111,19 @@ def test_loss_that_is_no_number_stops_the_run_with_a_remedy() -> None:
 
 
 @pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_run_after_the_step_and_its_state_goes_on_to_the_same_end(asked: signal.Signals) -> None:
+def test_a_signal_ends_the_run_after_the_step_and_its_state_goes_on_to_the_same_end(
+    asked: signal.Signals, whole: Run
+) -> None:
     keeper = Kept()
     training = Training(small_network(), TRAIN, VALID, RECIPE)
     with noted() as interrupts, pytest.raises(KeyboardInterrupt, match="1 of 4 steps of epoch 3"):
         training.run(lambda at: signal.raise_signal(asked) if len(at.epochs) == 2 else None, keeper, interrupts)
     assert keeper.state is not None
-    _, whole = trained()
     continued = Training(small_network(), TRAIN, VALID, RECIPE)
     continued.restore(keeper.state)
     continued.run(lambda _: None, None, Interrupts())
-    assert rows(continued) == rows(whole)
-    for left, right in zip(continued.state().arrays["network"], whole.state().arrays["network"], strict=True):
+    assert rows(continued) == rows(whole.training)
+    for left, right in zip(continued.state().arrays["network"], whole.training.state().arrays["network"], strict=True):
         np.testing.assert_array_equal(left, right)
 
 
@@ -144,7 +158,7 @@ def rows(training: Training) -> list[dict[str, Any]]:
 
 def test_original_recipe_trains_with_a_falling_rate_and_chooses_by_accuracy() -> None:
     recipe = replace(ORIGINAL, epochs=2, batch_size=8)
-    _, training = trained(recipe)
+    training = trained(recipe).training
     assert [epoch.crop for epoch in training.epochs] == [96, 96]
     assert [epoch.learning_rate for epoch in training.epochs] == [1e-4 / (1 + 1e-5 * 3), 1e-4 / (1 + 1e-5 * 7)]
     assert training.state().arrays["average"] == []

@@ -153,16 +153,6 @@ def load_dataset(
     return Dataset(train, valid, classes, description, given.train.layout, grouped_by, hashes)
 
 
-def load_patches(listed: LabelledPatches, *, size: int, cache: Path | None = None) -> Patches:
-    """Decode a list; patches that can't be read are listed on stderr and left out.
-
-    Raises:
-        InputError: more than 1 % of the patches can't be read.
-        OutputError: the decoded pixels can't be written.
-    """
-    return _load(listed, "train", size, cache).patches
-
-
 def _load(listed: LabelledPatches, part: str, size: int, cache: Path | None) -> _Loaded:
     stored = open_store(listed, size=size, cache=cache)
     labels, content = listed.labels[stored.positions], content_groups(stored.digests)

@@ -3,59 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from histo_runtime.errors import InputError
-from histo_runtime.metrics import (
-    BinaryMetrics,
-    Confusion,
-    Interval,
-    ReliabilityBin,
-    RocCurve,
-    Temperature,
-    ThresholdSweep,
-    auc_difference,
-    auc_interval,
-    binary_metrics,
-    called_positive,
-    choose_threshold,
-    confusion,
-    fit_temperature,
-    mean_interval,
-    merged,
-    number_or_none,
-    reliability_bins,
-    roc_curve,
-    threshold_sweep,
-)
-from histo_runtime.progress import Progress
-from histo_runtime.scaling import scale
-from histo_runtime.views import POLICIES, apply_views
+from histo_runtime.auc import auc_difference, auc_interval
+from histo_runtime.calibration import ReliabilityBin, Temperature, fit_temperature, merged, reliability_bins
+from histo_runtime.intervals import Interval, mean_interval, number_or_none
+from histo_runtime.metrics import BinaryMetrics, binary_metrics
+from histo_runtime.operating_point import Confusion, called_positive, choose_threshold, confusion
+from histo_runtime.roc import RocCurve, ThresholdSweep, roc_curve, threshold_sweep
+from histo_train.predict import MERGE, POLICY, VIEWS
+from histo_train.split import halves
 
-POLICY, MERGE = "d4", "mean"  # what histo-export builds unless told otherwise; threshold and temperature belong to it
-VIEWS = POLICIES[POLICY]
 DEFAULT_RULE = "youden"
 SPLIT = "validation, the half that nothing was tuned on"
-_HALVES_STREAM = 3  # beside the streams of recipe.py
 _COUNTS = (1, 2, 4, 8)  # of views, in their order
 _CURVE_POINTS = 500  # more than a picture can show
 _CARD_DIGITS = 5
 _BETWEEN_PATCHES = "95 %: AUC by DeLong, shares by Wilson, means by the normal approximation"
 _BETWEEN_GROUPS = "95 %, between groups: AUC by Obuchowski, shares by Wilson with design effects, means by Student"
-
-
-class Taking(Protocol):
-    """Patches in rows."""
-
-    def __len__(self) -> int: ...
-
-    def take(self, positions: Any, /) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Copy out pixels uint8 `[B, S, S, 3]` and labels uint8 `[B]`."""
 
 
 @dataclass(frozen=True)
@@ -157,77 +127,6 @@ class Evaluation:
             "threshold_rule": f"{self.rule} on {len(self.tuned)} validation patches, views {POLICY}, merge {MERGE}",
             "temperature": self.temperature.value,
         }
-
-
-def halves(labels: NDArray[np.uint8], groups: NDArray[np.str_], seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Divide N patches into a half to tune on and a half to report on: stratified, no group in both.
-
-    Groups go, the largest first and equals at random, to the half that has fewer of their classes so far.
-
-    Args:
-        labels: `[N]` in {0, 1}.
-        groups: `[N]`, slides, patients or content.
-        seed: the same seed divides the same patches alike.
-
-    Returns:
-        The positions of each, rising.
-
-    Raises:
-        InputError: the groups are too few for each half to have both classes.
-    """
-    names, codes = np.unique(groups, return_inverse=True)
-    counts = np.stack([np.bincount(codes.reshape(-1)[labels == label], minlength=len(names)) for label in (0, 1)], 1)
-    order = np.random.default_rng([seed, _HALVES_STREAM]).permutation(len(names))
-    order = order[np.argsort(-counts[order].sum(axis=1), kind="stable")]
-    shares = counts / np.maximum(counts.sum(axis=0), 1)
-    # The difference of the halves in shares of each class; a group goes where it makes the squares smaller.
-    difference = np.zeros(2)
-    in_report = np.zeros(len(names), bool)
-    for group in order:
-        in_report[group] = difference @ shares[group] > 0
-        difference += -shares[group] if in_report[group] else shares[group]
-    of_patch = in_report[codes.reshape(-1)]
-    found = np.flatnonzero(~of_patch), np.flatnonzero(of_patch)
-    if any(len(np.unique(labels[half])) < 2 for half in found):
-        raise InputError(
-            f"the {len(labels)} validation patches are of {len(names)} slides or other groups: too few for two halves"
-            " with both classes: validate on more of them"
-        )
-    return found
-
-
-def predict_views(
-    network: Any,
-    patches: Taking,
-    batch_size: int,
-    *,
-    scaling: str = "unit",
-    after_batch: Callable[[], None] = lambda: None,
-) -> NDArray[np.float32]:
-    """Logits of patches under the eight views of D4, float32 `[N, 8]`, by Keras.
-
-    Every patch is scored: eight times as long as a validation of one view, with the remaining time on stderr.
-
-    Args:
-        network: from scaled patches `[B, S, S, 3]` to logits `[B, 1]`.
-        patches: of the size that the network is to see.
-        batch_size: views computed at once.
-        scaling: from uint8 to the network's range.
-        after_batch: called after each batch; what it raises ends the work.
-    """
-    step = max(1, min(batch_size // len(VIEWS), len(patches)))
-    logits = np.empty((len(patches), len(VIEWS)), np.float32)
-    with Progress(len(patches), unit=f"validation patches under {len(VIEWS)} views") as progress:
-        for first in range(0, len(patches), step):
-            pixels = patches.take(slice(first, first + step))[0]
-            count = len(pixels)
-            # The last batch is filled up: a backend that compiles does so for each shape.
-            views = apply_views(VIEWS, np.resize(pixels, (step, *pixels.shape[1:])))
-            found = np.asarray(network.predict_on_batch(scale(views.reshape(-1, *pixels.shape[1:]), scaling)))
-            logits[first : first + count] = found.reshape(len(VIEWS), step).T[:count]
-            progress.advance(count)
-            after_batch()
-    return logits
 
 
 def evaluate(

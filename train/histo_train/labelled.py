@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from histo_runtime.command import say
 from histo_runtime.errors import InputError
+from histo_runtime.inputs import PatchInputs
 from histo_runtime.listing import slashes
-from histo_runtime.sources import PatchInputs
 
 NEGATIVE_AND_POSITIVE = ("normal", "tumour")  # what the labels 0 and 1 mean in PatchCamelyon
 _NUMBERS = ("0", "1")

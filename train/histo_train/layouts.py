@@ -14,8 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
+from histo_runtime.csv_file import read_csv
 from histo_runtime.errors import InputError
-from histo_runtime.sources import PatchInputs, find_patches, patch_id, read_csv
+from histo_runtime.inputs import PatchInputs
+from histo_runtime.names import is_hdf5_name, patch_id
+from histo_runtime.sources import find_patches
 from histo_train import pcam
 from histo_train.labelled import (
     NEGATIVE_AND_POSITIVE,
@@ -27,7 +30,6 @@ from histo_train.labelled import (
 )
 
 AUTO, KAGGLE, PCAM, FOLDERS, MANIFEST = "auto", "kaggle", "pcam", "folders", "manifest"
-LAYOUTS = (AUTO, KAGGLE, PCAM, FOLDERS, MANIFEST)
 KAGGLE_LABELS = "train_labels.csv"
 KAGGLE_IMAGES = "train"
 VALIDATION_NAMES = ("valid", "validation", "val")
@@ -63,7 +65,7 @@ def recognise(data: Path) -> str:
         raise InputError(f"{data}: no such folder or file of labelled patches")
     if data.suffix.lower() == ".csv":
         return MANIFEST
-    if data.suffix.lower() in pcam.SUFFIXES:
+    if is_hdf5_name(data.name):
         return PCAM
     raise InputError(f"{data}: expected a folder, a CSV manifest (path,label) or one of PCam's HDF5 files (*_x.h5)")
 
@@ -73,7 +75,7 @@ def find_split(data: Path, layout: str = AUTO) -> GivenSplit:
 
     Args:
         data: what was named.
-        layout: one of `LAYOUTS`.
+        layout: "kaggle", "pcam", "folders", "manifest", or "auto" to recognise it.
 
     Raises:
         InputError: nothing there, labels that can't be used, or not two classes.

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histo_runtime.containers import read_hdf5_labels
+from histo_runtime.csv_file import read_csv
 from histo_runtime.errors import InputError
-from histo_runtime.sources import find_patches, read_csv
+from histo_runtime.sources import find_patches
 from histo_train.labelled import NEGATIVE_AND_POSITIVE, LabelledPatches, Listed
 
-SUFFIXES = (".h5", ".hdf5")
 _PACKED = ".gz"  # as they are downloaded
 _PATCHES = re.compile(r"_x(?=\.(?:h5|hdf5)$)", re.IGNORECASE)
 # Which split a file is by its name: camelyonpatch_level_2_split_train_x.h5.

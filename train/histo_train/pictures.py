@@ -15,9 +15,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from histo_runtime.calibration import BINS, ReliabilityBin
 from histo_runtime.command import printable
 from histo_runtime.files import written_aside
-from histo_runtime.metrics import BINS, Interval, ReliabilityBin
+from histo_runtime.intervals import Interval
 from histo_runtime.roc import BAND
 from histo_train.evaluate import Evaluation, worst_mistakes
 

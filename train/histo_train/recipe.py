@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 IMAGENET, RANDOM = "imagenet", "random"  # what to start from, when it is not a file
 PATCH_SIZE = 96  # side in pixels of the patches that the network takes
 # One random number generator for each purpose, so that using one of them more does not shift the others.
-SPLIT_STREAM, ORDER_STREAM, AUGMENTATION_STREAM = range(3)
+SPLIT_STREAM, ORDER_STREAM, AUGMENTATION_STREAM, HALVES_STREAM = range(4)
 
 
 @dataclass(frozen=True)

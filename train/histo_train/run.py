@@ -18,13 +18,14 @@ from histo_runtime.keras_card import write_keras_card
 from histo_runtime.lock import locked
 from histo_train.checkpoint import read_state
 from histo_train.data import Dataset, Patches, colour_statistics, write_split
-from histo_train.evaluate import MERGE, POLICY, VIEWS, Evaluation, evaluate, halves, predict_views, summary
+from histo_train.evaluate import Evaluation, evaluate, summary
 from histo_train.fit import SCALING, Training
 from histo_train.hardware import bfloat16_pays
 from histo_train.history import Epoch, best_epoch, write_history
 from histo_train.interrupt import Interrupts, noted
 from histo_train.model import Weights, build_classifier, build_network, folded_weights, plain_network, set_weights
 from histo_train.pictures import draw
+from histo_train.predict import MERGE, POLICY, VIEWS, predict_views
 from histo_train.recipe import IMAGENET, PATCH_SIZE, RANDOM, Recipe
 from histo_train.run_folder import (
     AUGMENTATION,
@@ -40,6 +41,7 @@ from histo_train.run_folder import (
 )
 from histo_train.run_record import Options, begun, finished, now, settings, versions
 from histo_train.sheet import write_augmentation_sheet
+from histo_train.split import halves
 from histo_train.weights import imagenet_weights, read_weights
 
 _CHECKPOINT_SECONDS = 300.0  # of training that a crash within an epoch may cost

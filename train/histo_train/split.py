@@ -1,4 +1,4 @@
-"""Which patches are learned from and which are judged by: stratified, grouped, without leakage."""
+"""Which patches are learned from, tuned on and reported on: stratified, grouped, without leakage."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histo_runtime.errors import InputError
+from histo_train.recipe import HALVES_STREAM
 
 _CONTENT_NAME = 32  # hexadecimal digits of a content hash: 128 bits
 
@@ -78,6 +79,43 @@ def held_out(
                 " them back for validation: name a validation set of its own"
             )
     return np.asarray(chosen[group_of])
+
+
+def halves(labels: NDArray[np.uint8], groups: NDArray[np.str_], seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Divide N patches into a half to tune on and a half to report on: stratified, no group in both.
+
+    Groups go, the largest first and equals at random, to the half that has fewer of their classes so far.
+
+    Args:
+        labels: `[N]` in {0, 1}.
+        groups: `[N]`, slides, patients or content.
+        seed: the same seed divides the same patches alike.
+
+    Returns:
+        The positions of each, rising.
+
+    Raises:
+        InputError: the groups are too few for each half to have both classes.
+    """
+    names, codes = np.unique(groups, return_inverse=True)
+    counts = np.stack([np.bincount(codes.reshape(-1)[labels == label], minlength=len(names)) for label in (0, 1)], 1)
+    order = np.random.default_rng([seed, HALVES_STREAM]).permutation(len(names))
+    order = order[np.argsort(-counts[order].sum(axis=1), kind="stable")]
+    shares = counts / np.maximum(counts.sum(axis=0), 1)
+    # The difference of the halves in shares of each class; a group goes where it makes the squares smaller.
+    difference = np.zeros(2)
+    in_report = np.zeros(len(names), bool)
+    for group in order:
+        in_report[group] = difference @ shares[group] > 0
+        difference += -shares[group] if in_report[group] else shares[group]
+    of_patch = in_report[codes.reshape(-1)]
+    found = np.flatnonzero(~of_patch), np.flatnonzero(of_patch)
+    if any(len(np.unique(labels[half])) < 2 for half in found):
+        raise InputError(
+            f"the {len(labels)} validation patches are of {len(names)} slides or other groups: too few for two halves"
+            " with both classes: validate on more of them"
+        )
+    return found
 
 
 def _nearest(sizes: list[list[int]], wanted: list[float], order: list[int]) -> NDArray[np.bool_]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from histo_runtime.errors import OutputError
+from histo_runtime.errors import OutputError, reason_of
 from histo_runtime.files import written_aside
 from histo_runtime.urls import filesystem, is_url, local_path
 
@@ -128,5 +128,4 @@ class _Remote:
 
 
 def _failed(url: str, done: str, error: Exception) -> OutputError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return OutputError(f"{url}: can't be {done} ({reason})")
+    return OutputError(f"{url}: can't be {done} ({reason_of(error)})")

@@ -13,7 +13,7 @@ from typing import Any
 
 from histo_runtime import errors
 from histo_runtime.errors import HistoError
-from histo_runtime.sources import PatchInputs
+from histo_runtime.inputs import PatchInputs
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 from histo_runtime.card import ModelCard
 from histo_runtime.classifier import PatchClassifier
 from histo_runtime.device import default_batch_views
-from histo_runtime.errors import HistoError, ModelFileError, ModelNotFoundError
+from histo_runtime.errors import HistoError, ModelFileError, ModelNotFoundError, reason_of
 from histo_runtime.inference import Inference
 from histo_runtime.run_record import whole_batches
 from histo_runtime.urls import filesystem, is_url, local_path
@@ -69,6 +69,5 @@ def local_model(model: str) -> Iterator[Path]:
         except FileNotFoundError as error:
             raise ModelNotFoundError(f"{model}: no such model file") from error
         except Exception as error:  # what clouds raise shares no base class
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise ModelFileError(f"{model}: can't be fetched ({reason})") from error
+            raise ModelFileError(f"{model}: can't be fetched ({reason_of(error)})") from error
         yield target

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
-import shlex
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,9 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from histo_runtime import __version__
 from histo_runtime.card import ModelCard
 from histo_runtime.cluster.engine import CLIENT, Pool, connected
 from histo_runtime.cluster.folder import MANIFESTS, PLAN, RECORD, Folder, open_folder
@@ -25,7 +19,9 @@ from histo_runtime.colour import Colour
 from histo_runtime.errors import HistoError, InputError, OutputError
 from histo_runtime.lock import locked
 from histo_runtime.progress import Progress
+from histo_runtime.run_record import versions
 from histo_runtime.urls import is_url, local_path
+from histo_runtime.wording import same_command
 
 _FAILURES_KEPT = 10_000  # in the record; all of them stand in the shards
 _OURS = ("part-", f"{MANIFESTS}/part-", PLAN, RECORD)
@@ -205,13 +201,7 @@ class ClusterRun:
             },
             "settings": self.job.settings,
             "pool": {"actors": pool.actors, "threads": pool.threads, "gpus_per_actor": pool.gpus},
-            "versions": {
-                "histo-edge": __version__,
-                "onnxruntime": sorted(totals.onnxruntime),
-                "numpy": np.__version__,
-                "python": platform.python_version(),
-                "system": platform.platform(),
-            },
+            "versions": versions(sorted(totals.onnxruntime)),
             "device": sorted(totals.devices),
             "hosts": sorted(totals.hosts),
             "counts": {
@@ -259,5 +249,4 @@ def _json(record: dict[str, Any]) -> bytes:
 
 
 def _how_to_go_on(totals: Totals) -> str:
-    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    return f"interrupted: the shards of {totals.done + totals.failed} patches are kept; go on with: {command}"
+    return f"interrupted: the shards of {totals.done + totals.failed} patches are kept; go on with: {same_command()}"

@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histo_runtime.errors import HistoError, InputError
+from histo_runtime.inputs import PatchInputs
 from histo_runtime.labels import FOLDERS, read_labels
 from histo_runtime.report.finished import FinishedRun, Record, read_record
 from histo_runtime.report.originals import Originals
 from histo_runtime.report.page import write_page
 from histo_runtime.report.scored import Scored, read_scored
 from histo_runtime.results import table_name
-from histo_runtime.sources import STDIN, PatchInputs, find_patches, typed_patches
+from histo_runtime.sources import STDIN, find_patches, typed_patches
 
 
 def write_report(

@@ -13,8 +13,9 @@ from click.core import ParameterSource
 from histo_runtime.command import say
 from histo_runtime.errors import HistoError, UsageError, missing_extra
 from histo_runtime.files import check_output
+from histo_runtime.infer import Request
+from histo_runtime.inputs import PatchInputs
 from histo_runtime.results import STDOUT
-from histo_runtime.sources import PatchInputs
 
 _SUFFIXES = (".html", ".htm")
 _PACKAGES = ("jinja2", "matplotlib")
@@ -73,16 +74,8 @@ def report_after(
     inform(f"report -> {report}")
 
 
-def report_only(
-    table: Path,
-    report: Path | None,
-    patches: tuple[str, ...],
-    labels: str | None,
-    inform: Callable[[str], None],
-    *,
-    overwrite: bool,
-) -> None:
-    """Write the report of a run of some time ago; arguments as in `histo_runtime.report.again.write_report_again`.
+def report_only(request: Request) -> None:
+    """Write the report of a run of some time ago.
 
     Raises:
         click.UsageError: `--report` is missing, or an option is there that a run alone has.
@@ -93,11 +86,11 @@ def report_only(
         given = context.get_parameter_source(option.name or "") not in {ParameterSource.DEFAULT, None}
         if given and option.name not in _WITH_FROM:
             raise click.UsageError(f"{option.opts[-1]} is of a run: --from makes a report of one that is done")
-    if report is None:
+    if request.report is None or request.table is None:
         raise click.UsageError("--from needs --report FILE.html: the page to write")
-    check_report(report, overwrite=overwrite)
+    check_report(request.report, overwrite=request.overwrite)
     from histo_runtime.report.again import write_report_again
 
-    for lacking in write_report_again(report, table, patches, labels):
+    for lacking in write_report_again(request.report, request.table, request.patches, request.labels):
         say(f"warning: {lacking}")
-    inform(f"report -> {report}")
+    request.inform(f"report -> {request.report}")

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histo_runtime.errors import HistoError
+from histo_runtime.inputs import PatchInputs
 from histo_runtime.results import table_name
-from histo_runtime.sources import PatchInputs
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,12 +11,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from histo_runtime.adaptive import lead
 from histo_runtime.card import ModelCard
 from histo_runtime.errors import InputError, missing_extra
 from histo_runtime.names import Names
 from histo_runtime.results import COLUMNS
-
-_SMALLEST = 1e-7  # a probability of 0 or 1 in float32 is no infinite logit; the runtime clips there too (16 logits)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -28,8 +27,7 @@ class Scored:
         label: index into the card's classes, int `[N]`; -1 where the patch failed.
         probability: of the positive class (two classes) or of the label (more), float32 `[N]`; NaN where it failed.
         std: standard deviation of the probability over the views, float32 `[N]`; NaN where it failed.
-        lead: by how many logits the label leads, float `[N]`: for a sigmoid the distance from the threshold's logit,
-            for a softmax the log-probability of the first class minus that of the second; NaN where it failed.
+        lead: by how many logits the label leads, float `[N]`, see `adaptive.lead`; NaN where it failed.
         errors: position -> reason.
     """
 
@@ -95,20 +93,13 @@ def _gather(path: Path, rows: Iterator[list[str]], columns: Sequence[int], card:
     found = Names(names())
     label, by_class = np.array(labels, np.int64), np.array(answers, np.float32).reshape(-1, width)
     if card.activation == "sigmoid":
-        probability = by_class[:, 0]
-        lead = np.abs(_logit(probability) - _logit(np.float32(threshold)))
+        probability, of_one_view = by_class[:, 0], by_class
     else:
         # Of two classes the positive one's, as in the metrics; of more the label's.
         own = np.ones(len(label), np.int64) if width == 2 else np.maximum(label, 0)
-        probability = by_class[np.arange(len(label)), own]
-        ordered = np.log(np.maximum(np.sort(by_class.astype(np.float64), axis=1), _SMALLEST))
-        lead = ordered[:, -1] - ordered[:, -2]
-    return Scored(found, label, probability, np.array(std, np.float32), lead, errors)
-
-
-def _logit(probability: NDArray[np.float32] | np.float32) -> NDArray[np.float64]:
-    clipped = np.clip(np.asarray(probability, np.float64), _SMALLEST, 1 - _SMALLEST)
-    return np.asarray(np.log(clipped / (1 - clipped)))
+        probability, of_one_view = by_class[np.arange(len(label)), own], by_class[:, None]
+    leads = lead(of_one_view, card.activation, threshold)
+    return Scored(found, label, probability, np.array(std, np.float32), leads, errors)
 
 
 def _csv_rows(path: Path) -> Iterator[list[str]]:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from histo_runtime.errors import HistoError, MissingExtraError, SlideError
+from histo_runtime.errors import HistoError, MissingExtraError, SlideError, reason_of
 from histo_runtime.slides.libraries import library
 
 MOST_PIXELS = 10**12  # a million pixels square; the largest slides have a twentieth of it, damaged headers more
@@ -66,7 +66,7 @@ class Slide:
             raise
         except Exception as error:  # tiffslide finds damage only when it is asked
             handle.close()
-            raise SlideError(f"can't be opened as a slide ({self.by}: {_reason(error)})") from error
+            raise SlideError(f"can't be opened as a slide ({self.by}: {reason_of(error)})") from error
         background = self.properties.get("openslide.background-color", "")
         self._background = _colour(background)
 
@@ -104,7 +104,7 @@ class Slide:
             raise
         except Exception as error:  # both libraries raise almost anything on damaged data
             self._after_error(handle)
-            raise SlideError(f"can't be read there: {_reason(error)}") from error
+            raise SlideError(f"can't be read there: {reason_of(error)}") from error
         with self._lock:
             self._idle.append(handle)
         return _flattened(pixels, self._background)
@@ -134,7 +134,7 @@ def _opened(path: Path) -> tuple[str, Callable[[], Any], Any]:
         except MemoryError:
             raise
         except Exception as error:  # both libraries raise almost anything on damaged data
-            errors.append(f"{by}: {_reason(error)}")
+            errors.append(f"{by}: {reason_of(error)}")
     if missing and not errors:
         raise missing[0]
     raise SlideError(f"can't be opened as a slide ({'; '.join(errors)})")
@@ -210,7 +210,3 @@ def _colour(text: str) -> tuple[int, int, int]:
     except ValueError:
         return _WHITE
     return (value[0], value[1], value[2]) if len(value) == 3 else _WHITE
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from histo_runtime.errors import InputError, PatchError, SlideError
+from histo_runtime.names import LazyNames
 from histo_runtime.slides.overview import level_for
 from histo_runtime.slides.reader import Slide
 from histo_runtime.slides.tiling import Grid
@@ -27,7 +28,7 @@ _LEVEL_TOLERANCE = 0.01  # a level of 4.02 serves for 4: sizes of levels are rou
 _WHOLE = 0.01  # how near to a whole number a factor counts as one
 
 
-class TileNames(Sequence[str]):
+class TileNames(LazyNames):
     """`slide.svs@x,y` of each tile, made when it is asked for."""
 
     def __init__(self, slide: str, x: NDArray[np.int64], y: NDArray[np.int64]) -> None:
@@ -36,17 +37,9 @@ class TileNames(Sequence[str]):
     def __len__(self) -> int:
         return len(self._x)
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self[position] for position in range(*index.indices(len(self)))]
-        return f"{self._slide}@{self._x[index]},{self._y[index]}"
-
-    def __iter__(self) -> Iterator[str]:
-        return (self[position] for position in range(len(self)))
+    def made(self, position: int) -> str:
+        """Write a tile's place."""
+        return f"{self._slide}@{self._x[position]},{self._y[position]}"
 
 
 def place_of(name: str) -> tuple[int, int]:
@@ -108,7 +101,7 @@ class SlideTiles:
         self._block = max(1, int(_BLOCK_PIXELS / per_stride))
         self.rows, self.columns = grid.in_reading_order(chosen, self._block)
         x, y = self.columns.astype(np.int64) * grid.stride[0], self.rows.astype(np.int64) * grid.stride[1]
-        self.names: Sequence[str] = TileNames(name, x, y)
+        self.names = TileNames(name, x, y)
         self._starts = self._block_starts()
         self._kept: OrderedDict[int, _Block] = OrderedDict()
         self._lock = Lock()

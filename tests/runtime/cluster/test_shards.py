@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from histo_runtime.cli import infer
-from histo_runtime.cluster.command import planned
 from histo_runtime.cluster.job import Job, Listed, Message, Scored, Shard, Stopped, cut, packed, unpacked
+from histo_runtime.cluster.planning import planned
 from histo_runtime.cluster.run import ClusterRun, Totals
 from histo_runtime.cluster.worker import MESSAGE, ShardScorer, list_arguments
 from histo_runtime.errors import InputError, ModelFileError, ModelNotFoundError, OutputError, UsageError
@@ -31,12 +31,7 @@ pytest.importorskip("pyarrow", reason="shards are Parquet")
 pytest.importorskip("fsspec", reason='needs fsspec: pip install "histo-edge[ray]"')
 
 MODEL = DATA / "sigmoid_d4.onnx"
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("HISTO_MODEL", raising=False)
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 def options(*patches: object, **others: Any) -> Request:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner, Result
+
+from histo_runtime.cli import infer
+from tests.conftest import DATA
 
 CELL = 32  # pixels of the tiny network's patches
 GLASS = 244
 THRESHOLD = 0.65  # tissue is 0.54 for the tiny network, tumour 0.8
+MODEL = DATA / "sigmoid_d4.onnx"
+OPTIONS = ("--model", MODEL, "--device", "cpu", "--threads", "1", "--threshold", THRESHOLD, "--tile-mpp", 2.0)
+FILES = ["annotations.geojson", "heatmap.ome.tif", "heatmap.png", "mask.png", "run.json", "tiles.csv", "tiles.parquet"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,3 +108,25 @@ def break_tiles(path: Path, which: Callable[[int, int], bool], level: int = 0, t
             if which(*divmod(number, across)):
                 file.seek(offset)
                 file.write(b"\xa5" * count)
+
+
+def run(*arguments: object, plain: bool = False) -> Result:
+    """Run `histo-infer` in this process, with `OPTIONS` unless told otherwise."""
+    return CliRunner().invoke(infer, [str(a) for a in (*arguments, *(() if plain else OPTIONS))])
+
+
+@pytest.fixture(scope="session")
+def done(slide: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of an uninterrupted run over one slide. Don't write here."""
+    output = tmp_path_factory.mktemp("done") / "out"
+    result = run(slide, "-o", output, "--batch-size", 64)
+    assert result.exit_code == 0, result.output
+    return output
+
+
+@pytest.fixture
+def good(slide: Path, tmp_path: Path) -> Path:
+    """A folder with a slide that can be scored."""
+    (tmp_path / "in").mkdir()
+    shutil.copy(slide, tmp_path / "in/good.tif")
+    return tmp_path / "in"
