@@ -18,6 +18,7 @@ from histo_runtime.cluster.job import Job
 from histo_runtime.cluster.model import block_patches_on, local_model
 from histo_runtime.cluster.run import ClusterRun, Totals, read_plan
 from histo_runtime.command import EXIT_SOME_PATCHES_FAILED, say
+from histo_runtime.default_model import portable
 from histo_runtime.device import default_batch_views
 from histo_runtime.errors import InputError, UsageError
 from histo_runtime.infer import Request
@@ -25,7 +26,7 @@ from histo_runtime.listing import expanded
 from histo_runtime.onnx_runtime import import_onnxruntime
 from histo_runtime.sources import STDIN
 from histo_runtime.urls import is_url, local_path
-from histo_runtime.wording import say_failures, views_each
+from histo_runtime.wording import introduce, say_failures, views_each
 
 _SHARD_PATCHES = {"cpu": 8192, "cuda": 65_536, "tensorrt": 65_536}  # minutes of work, and files that are not small
 _PIECES_PER_ACTOR = 4  # at least, so that no actor waits long for the last one
@@ -51,6 +52,7 @@ def infer_on_ray(options: Request) -> None:
     require_ray()
     run = planned(options)
     inform = options.inform
+    introduce(options.chosen_model, run.card, inform)
     inform(
         f"{len(run.arguments)} input{'s' * (len(run.arguments) > 1)} with {Path(run.job.model).name}"
         f" on {_actors(run.pool)},"
@@ -79,7 +81,7 @@ def planned(options: Request) -> ClusterRun:
     threads = options.threads or _number(before, "threads")
     pool = Pool.wanted(options.address, options.actors, threads, options.gpus_per_actor)
     batch_views = options.batch_size or _number(before, "batch_size") or default_batch_views(device)
-    with local_model(options.model) as path:
+    with local_model(options.chosen_model) as path:
         own = {"threshold": options.threshold, "resize": options.resize}
         # Here it is only looked at: one thread, one patch.
         with PatchClassifier(path, device="cpu", threads=1, batch_size=1, **own) as classifier:  # type: ignore[arg-type]
@@ -104,7 +106,7 @@ def planned(options: Request) -> ClusterRun:
         "resize": options.resize,
     }
     job = Job(
-        model=options.model,
+        model=portable(options.chosen_model),
         sha256=sha256,
         classifier={
             **own,

@@ -19,7 +19,7 @@ from histo_runtime.slides.found import find_slides
 from histo_runtime.slides.libraries import check_libraries
 from histo_runtime.slides.plan import SlideSettings
 from histo_runtime.slides.run import SUMMARY, score_slides, unfinished_in
-from histo_runtime.wording import say_failures, views_each
+from histo_runtime.wording import introduce, say_failures, views_each
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,7 @@ def infer_slides(
         from histo_runtime.report.command import check_report
 
         check_report(report, overwrite=options.overwrite)
+    introduce(classifier.model, classifier.card, inform)
     inform(
         f"{_slides(len(found.slides))} with {classifier.model.name} on {classifier.device},"
         f" {views_each(options.tta, len(classifier.card.views))}"
