@@ -93,7 +93,8 @@ def _use(shipped: Scores) -> Iterator[str]:
 
 def _data(shipped: Scores) -> Iterator[str]:
     of = shipped.validation
-    settings = of.record["settings"]
+    trained = of.record["settings"]["data"]["train"]
+    both = {"content": "no two equal patches are", "slide": "no slide is"}[of.metrics["grouped_by"]]
     yield "## Data"
     yield ""
     yield (
@@ -102,15 +103,15 @@ def _data(shipped: Scores) -> Iterator[str]:
         " are PCam's training part without duplicates."
     )
     yield ""
-    yield f"- Of the run: {of.record['data']['description']}."
+    yield f"- {of.record['data']['description']}."
     yield (
-        f"- Trained on {settings['data']['train']:,} patches. Held out: {len(of.names):,} patches of PCam's validation"
-        " part, of other slides. PCam's test part was not touched."
+        f"- Held out: the {len(of.names):,} of PCam's validation part, of other slides than the {trained:,} that it was"
+        " trained on. PCam's test part was not touched."
     )
     yield (
         f"- Of those held out {len(of.tuned):,} chose the epoch, the temperature and the threshold;"
-        f" **the other {len(of.reported):,} decided nothing, and every figure below is theirs** (no"
-        f" {of.metrics['grouped_by']} in both). Ranges of int8 and margins of adaptive views come from training"
+        f" **the other {len(of.reported):,} decided nothing, and every figure below is theirs**"
+        f" ({both} in both halves). Ranges of int8 and margins of adaptive views come from training"
         f" patches: {(shipped.record.card.adaptive or {}).get('on', '?')}."
     )
 
@@ -258,12 +259,12 @@ def _calibration(shipped: Scores, pictures: Path) -> Iterator[str]:
 
 def _failures(shipped: Scores, pictures: Path) -> Iterator[str]:
     evaluation = shipped.evaluation()
-    at, metrics = evaluation.at_threshold, evaluation.metrics
+    at, metrics, positive = evaluation.at_threshold, evaluation.metrics, shipped.record.card.classes[1]
     yield "## Known failures"
     yield ""
     yield (
-        f"At its threshold it misses {at.false_negatives} of {metrics.positives} patches with tumour and calls"
-        f" {at.false_positives} of {metrics.n - metrics.positives} without tumour. The worst of both:"
+        f"At its threshold it misses {at.false_negatives} of {metrics.positives} patches of {positive}, and takes"
+        f" {at.false_positives} of the {metrics.n - metrics.positives} others for it. The worst of both:"
     )
     yield ""
     yield f"![The patches furthest on the wrong side of the threshold]({pictures.as_posix()}/{MISTAKES})"
@@ -306,8 +307,8 @@ def _signed(interval: Interval) -> str:
 
 
 def _percent(share: Interval) -> str:
-    ends = "" if share.ends is None else f" ({share.low:.2%} to {share.high:.2%})"
-    return f"{share.value:.2%}{ends}"
+    ends = "" if share.ends is None else f" ({100 * share.low:.2f} to {100 * share.high:.2f})"
+    return f"{100 * share.value:.2f} %{ends}"
 
 
 def _mean_views(scores: Scores) -> str:
