@@ -30,10 +30,13 @@ manifest > train.csv.new
 cmp -s train.csv.new train.csv || cp train.csv.new train.csv
 rm train.csv.new
 
-step histo-train train.csv $name.h5 --weights "$start" --epochs 3 --crop 64 --validation pcam/folders/valid --resume
+if ! grep -q '"status": "finished"' $name.training/run.json 2> /dev/null; then
+    step histo-train train.csv $name.h5 --weights "$start" --epochs 3 --crop 64 --validation pcam/folders/valid --resume
+fi
 
-# What training can't know of its patches.
-step python - $name.h5 <<'PYTHON'
+# Puts into the card what training can't know of its patches.
+describe() {
+    python - "$1" <<'PYTHON'
 import sys
 from pathlib import Path
 from histo_runtime.keras_card import read_keras_card, write_keras_card
@@ -52,6 +55,8 @@ write_keras_card(path, card.replace(
     ),
 ))
 PYTHON
+}
+[ -e $name.onnx ] || step describe $name.h5 # not later: the ONNX file names the SHA-256 of its source
 
 # avx2: weights of 7 bits, whose sums can't overflow on a processor without VNNI; this file is for every machine.
 # Ranges, margins and the comparison with fp32 come from training patches: the validation patches judge.
@@ -66,6 +71,7 @@ score $name.onnx adaptive.csv --tta adaptive
 score fp32.onnx fp32.csv --per-view
 score start.onnx start.csv --per-view
 
+mkdir -p "$root/runtime/histo_runtime/models"
 step cp $name.onnx $name.onnx.sha256 "$root/runtime/histo_runtime/models/"
 step python "$root/scripts/model_card.py" $name.training --model $name.onnx --shipped int8.csv --adaptive adaptive.csv \
     --fp32 fp32.csv --start start.csv --patches pcam/folders/valid -o "$root/docs/model-card.md"
