@@ -5,4 +5,5 @@ ARG IMAGE=histo-edge:cpu
 # hadolint ignore=DL3006
 FROM ${IMAGE}
 COPY model.onnx model.onnx.sha256 /models/
+ENV HISTO_MODEL=/models/model.onnx
 RUN ["histo-doctor"]

@@ -16,11 +16,10 @@ RUN useradd --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin 
 COPY --from=build /opt/histo /opt/histo
 ENV PATH=/opt/histo/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
-    ORT_DISABLE_TELEMETRY=1 \
-    HISTO_MODEL=/models/model.onnx
+    ORT_DISABLE_TELEMETRY=1
 USER 10001:10001
 WORKDIR /work
-# Exit code 1 when the model does not open or misses its golden patches. It computes for some seconds: not too often.
+# Of $HISTO_MODEL, else of the model that comes with histo-edge. Exit code 1 when the model does not open or misses its golden patches. It computes for some seconds: not too often.
 HEALTHCHECK --interval=10m --timeout=2m --start-period=2m --retries=2 CMD ["histo-doctor"]
 ENTRYPOINT ["histo-infer"]
 CMD ["--help"]

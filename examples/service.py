@@ -7,12 +7,12 @@
 
 One process holds one classifier. Patches that arrive while a batch is computed wait in a queue and become the next
 batch; when the queue is full the answer is 503, so that a flood costs its senders time, not this machine memory.
+Without HISTO_MODEL it is ./model.onnx, else the model that comes with histo-edge.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -129,4 +129,4 @@ async def _body(request: Request) -> bytes:
     return b"".join(parts)
 
 
-app = create_app(lambda: PatchClassifier(os.environ.get("HISTO_MODEL", "model.onnx")))
+app = create_app(PatchClassifier)  # $HISTO_MODEL, else ./model.onnx, else the model that comes with histo-edge

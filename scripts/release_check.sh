@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The wheel as users get it: built, installed with `cpu` alone, held against the runtime's tests; what a start costs;
-# and the runtime on emulated Arm, where the packages for it can be had.
+# The wheel as users get it: built, installed with `cpu` alone, a newcomer's first minute with it, the runtime's tests;
+# what a start costs; and the runtime on emulated Arm, where the packages for it can be had.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
@@ -11,7 +11,14 @@ trap 'rm -rf "$work"' EXIT
 python="$work/env/bin/python"
 "$python" -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir "$work" .
 wheel=$(echo "$work"/*.whl)
+size=$(wc -c < "$wheel")
+if [ "$size" -lt 15000000 ] || [ "$size" -gt 30000000 ]; then
+    echo "$(basename "$wheel") has $size bytes: 20 MB of them should be the model that comes along" >&2
+    exit 1
+fi
+started=$SECONDS
 "$python" -m pip install --quiet --disable-pip-version-check --constraint constraints.txt "$wheel[cpu]"
+installed=$SECONDS
 echo "$(basename "$wheel"): $(du -k "$wheel" | cut -f1) kB; installed: $(du -sm "$work/env" | cut -f1) MB"
 
 "$python" - <<'PYTHON'
@@ -24,6 +31,15 @@ PYTHON
 cp -r tests "$work/tests"
 cp pyproject.toml constraints.txt "$work"
 cd "$work"
+
+# A newcomer has patches and no model.
+unset HISTO_MODEL
+"$python" -m histo_runtime.synthetic first --count 64
+scoring=$SECONDS
+env/bin/histo-infer first -o first.csv
+env/bin/histo-doctor
+echo "seconds: $((installed - started)) to install, $((SECONDS - scoring)) for 64 patches and histo-doctor"
+
 "$python" -m histo_runtime.synthetic patches --count 4
 env/bin/histo-infer patches --resize --model tests/data/sigmoid_d4.onnx --labels folders -o predictions.csv
 cat predictions.csv

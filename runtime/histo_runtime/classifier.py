@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histo_runtime.cuda_graph import GraphRuns
+from histo_runtime.default_model import default_model, introduction, is_bundled, located, portable
 from histo_runtime.device import DeviceRequest, open_session
 from histo_runtime.errors import InputError, UsageError
 from histo_runtime.given import PatchesLike, PatchLike, as_batch, as_patch, name_of
@@ -39,7 +40,8 @@ class PatchClassifier:
     As a context manager, or by `close`, it gives the session's memory back early.
 
     Args:
-        model: the ONNX file.
+        model: the ONNX file; default: $HISTO_MODEL, else ./model.onnx, else the one that comes with histo-edge
+            (logged as information).
         device: "auto", "cpu", "cuda", "cuda:N" or "tensorrt"; a device that is named never falls back.
         threads: of one inference on the CPU; default: the processors this process may use.
         batch_size: views computed at once; default depends on the device.
@@ -62,7 +64,7 @@ class PatchClassifier:
 
     def __init__(
         self,
-        model: str | Path,
+        model: str | Path | None = None,
         *,
         device: str = "auto",
         threads: int | None = None,
@@ -92,7 +94,7 @@ class PatchClassifier:
             session_options=session_options() if callable(session_options) else session_options,
             provider_options=self._options["provider_options"],
         )
-        self._file = ModelFile(model)
+        self._file = ModelFile(default_model() if model is None else model)
         opened = open_session(self._file, request)
         self.model = self._file.path
         self.card = self._file.card
@@ -107,20 +109,24 @@ class PatchClassifier:
             raise InputError("this model is a softmax: its label is the largest class, a threshold has no meaning")
         # Probabilities are float32; a threshold that is not would split labels and metrics.
         self.threshold = float(np.float32(self.card.threshold if threshold is None else threshold))
+        if model is None and is_bundled(self.model):
+            _log.info(introduction(self.card))
         self.note = opened.note
         if self.note:
             _log.warning(self.note)
         if self.card.optimize and self.device != "cpu":
-            _log.warning(f"{model}: was rewritten for CPUs: on {self.device} a file without --optimize cpu is faster")
+            _log.warning(
+                f"{self.model}: was rewritten for CPUs: on {self.device} a file without --optimize cpu is faster"
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         own = self._options["session_options"]
         if own is not None and not callable(own):
             raise UsageError("session_options can't be pickled: give PatchClassifier a function that makes them")
-        return {"model": self.model, "options": self._options}
+        return {"model": portable(self.model), "options": self._options}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["model"], **state["options"])  # type: ignore[misc]  # reopening is the point
+        self.__init__(located(state["model"]), **state["options"])  # type: ignore[misc]  # reopening is the point
 
     def __enter__(self) -> PatchClassifier:
         return self

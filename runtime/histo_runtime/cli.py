@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from histo_runtime.command import EXIT_FAILED, HistoCommand, printable
+from histo_runtime.default_model import LOCAL_MODEL, MODEL_VARIABLE, default_model
+from histo_runtime.errors import ModelNotFoundError
 
 if TYPE_CHECKING:
     from histo_runtime.doctor import Check
 
-_MODEL_VARIABLE = "HISTO_MODEL"
-_DEFAULT_MODEL = "model.onnx"
 _DEFAULT_TABLE = "./predictions.csv"
 _DEFAULT_FOLDER = "./predictions"
 
@@ -24,7 +23,8 @@ _DEFAULT_FOLDER = "./predictions"
 @click.argument("patches", nargs=-1)
 @click.option(
     "--model",
-    help=f"ONNX file by histo-export.  [default: ${_MODEL_VARIABLE}, else ./{_DEFAULT_MODEL}]",
+    help=f"ONNX file by histo-export.  [default: ${MODEL_VARIABLE}, else ./{LOCAL_MODEL}, else the tumour classifier"
+    " that comes with histo-edge]",
 )
 @click.option(
     "-o",
@@ -131,7 +131,7 @@ _DEFAULT_FOLDER = "./predictions"
 @click.option("--quiet", is_flag=True, help="Nothing on stderr but failures and warnings.")
 @click.option("--json", "as_json", is_flag=True, help="Print a summary as one JSON object on stdout.")
 def infer(**options: Any) -> None:
-    """Score PATCHES with an exported model.
+    """Score PATCHES with an exported model, or with the one that comes with histo-edge.
 
     PATCHES are folders (searched recursively), image files (TIFF, PNG, JPEG, BMP), CSV files with a path column
     (relative to the CSV), zip files of images, PatchCamelyon's HDF5 files (dataset x; needs h5py), URLs of these (s3://
@@ -144,6 +144,7 @@ def infer(**options: Any) -> None:
 
     \b
     Examples:
+      histo-infer patches/
       histo-infer patches/ --model model.onnx
       histo-infer slide.svs -o out/
       histo-infer valid/ --labels folders -o valid.csv
@@ -154,14 +155,16 @@ def infer(**options: Any) -> None:
     from histo_runtime.infer import Request
     from histo_runtime.infer import infer as run
 
-    run(Request(**{**options, "model": _model(options["model"])}))
+    run(Request(**options))
 
 
 @click.command("histo-doctor", cls=HistoCommand)
 @click.argument("model", metavar="[ONNX]", type=click.Path(path_type=Path), required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as one JSON object on stdout.")
 def doctor(model: Path | None, as_json: bool) -> None:
-    """Check this machine and the model file ONNX (else $HISTO_MODEL, else ./model.onnx), and read its card aloud.
+    """Check this machine and a model, and read its card aloud.
+
+    The model is the file ONNX, else $HISTO_MODEL, else ./model.onnx, else the one that comes with histo-edge.
 
     Every line says PASS, WARN or FAIL; what is not PASS comes with the line that mends it. Exit code 1 when
     something failed.
@@ -173,11 +176,12 @@ def doctor(model: Path | None, as_json: bool) -> None:
 
     checks = list(check_machine())
     classifier = None
-    if model is not None or os.environ.get(_MODEL_VARIABLE) or Path(_DEFAULT_MODEL).exists():
-        classifier, found = open_model(Path(_model(model)))
+    try:
+        classifier, found = open_model(model or default_model())
         checks += found
-    else:
-        checks.append(Check("WARN", "model", "none was checked", "name one: histo-doctor model.onnx"))
+    except ModelNotFoundError:  # a machine without a model may be sound
+        finding = "none was checked: none was named, and this histo-edge is without its own"
+        checks.append(Check("WARN", "model", finding, "name one: histo-doctor model.onnx"))
     card = classifier.card if classifier else None
     if as_json:
         card_json = card.replace(golden=()).to_dict() if card else None
@@ -189,10 +193,6 @@ def doctor(model: Path | None, as_json: bool) -> None:
             _print_check(check)
     if any(check.status == "FAIL" for check in checks):
         raise SystemExit(EXIT_FAILED)
-
-
-def _model(option: str | Path | None) -> str:
-    return str(option or os.environ.get(_MODEL_VARIABLE) or _DEFAULT_MODEL)
 
 
 def _print_check(check: Check) -> None:

@@ -17,6 +17,7 @@ from histo_runtime import __version__
 from histo_runtime.checksum import check_checksum, checksum_path
 from histo_runtime.classifier import PatchClassifier
 from histo_runtime.cuda_libraries import DRIVERS, missing_libraries, needed_libraries
+from histo_runtime.default_model import is_bundled
 from histo_runtime.errors import HistoError
 from histo_runtime.golden import TOLERANCE, replay_golden
 from histo_runtime.onnx_runtime import both_wheels, import_onnxruntime, installed_wheels, preload
@@ -64,8 +65,9 @@ def open_model(model: Path) -> tuple[PatchClassifier | None, list[Check]]:
     except HistoError as error:
         remedy = "copy the file again from where it was exported, or export it again with histo-export"
         return None, [Check("FAIL", "model", str(error), remedy)]
+    origin = " (comes with histo-edge)" if is_bundled(model) else ""
     return classifier, [
-        Check("PASS", "model", f"{model}: card valid, SHA-256 {classifier.sha256}"),
+        Check("PASS", "model", f"{model}{origin}: card valid, SHA-256 {classifier.sha256}"),
         _check_checksum(classifier),
         _check_device(classifier),
         _check_precision(classifier),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from histo_runtime.command import say
+from histo_runtime.default_model import default_model
+from histo_runtime.errors import UsageError
 
 if TYPE_CHECKING:
     from histo_runtime.classifier import PatchClassifier
@@ -23,7 +26,7 @@ class Request:
     """The arguments and options of a command line, as typed; `table` is that of `--from`."""
 
     patches: tuple[str, ...]
-    model: str
+    model: str | None
     output: str | None
     table_format: str
     device: str
@@ -50,6 +53,18 @@ class Request:
     overwrite: bool
     quiet: bool
     as_json: bool
+
+    @cached_property
+    def chosen_model(self) -> str:
+        """Path or URL of the model: as named, else `default_model`.
+
+        Raises:
+            ModelNotFoundError: none was named, and this histo-edge is without its own.
+            UsageError: its name is empty, as a shell writes a variable that is not set.
+        """
+        if self.model == "":
+            raise UsageError("--model: is empty: name an ONNX file, or leave the option out")
+        return str(default_model()) if self.model is None else self.model
 
     @property
     def folder(self) -> str:
@@ -82,7 +97,7 @@ class Request:
         from histo_runtime.classifier import PatchClassifier
 
         classifier = PatchClassifier(
-            self.model,
+            self.chosen_model,
             device=self.device,
             exact=self.exact,
             threads=self.threads or unfinished.threads,

@@ -20,7 +20,7 @@ from histo_runtime.results import STDOUT, check_free, check_kaggle, check_table,
 from histo_runtime.run_record import Given, settings_of
 from histo_runtime.scoring import score
 from histo_runtime.sources import find_patches
-from histo_runtime.wording import left_out, named_twice, say_failures, views_each
+from histo_runtime.wording import introduce, left_out, named_twice, say_failures, views_each
 
 if TYPE_CHECKING:
     from histo_runtime.classifier import PatchClassifier
@@ -71,12 +71,13 @@ def _check_before(request: Request, output: str) -> None:
         from histo_runtime.report.command import check_report
 
         check_report(request.report, overwrite=request.overwrite, output=output, table_format=request.table_format)
-    _refuse_overwriting_inputs(output, (*request.patches, request.labels, request.model))
+    _refuse_overwriting_inputs(output, (*request.patches, request.labels, request.chosen_model))
     if output != STDOUT and not partial_path(output).exists():
         check_free(output, overwrite=request.overwrite)
 
 
 def _announce(request: Request, found: PatchInputs, classifier: PatchClassifier) -> None:
+    introduce(classifier.model, classifier.card, request.inform)
     views = views_each(request.tta, len(classifier.card.views))
     request.inform(f"{len(found)} patches with {classifier.model.name} on {classifier.device}, {views}")
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from histo_runtime import __version__
 from histo_runtime.classifier import PatchClassifier, default_workers
+from histo_runtime.default_model import is_bundled
 from histo_runtime.inputs import Inputs
 from histo_runtime.journal import read_manifest
 from histo_runtime.onnx_runtime import import_onnxruntime
@@ -149,6 +150,7 @@ def run_record(
         "schema": 1,
         "model": {
             "path": str(classifier.model),
+            "bundled": is_bundled(classifier.model),
             "sha256": manifest["model"],
             "card": classifier.card.replace(golden=()).to_dict(),
         },

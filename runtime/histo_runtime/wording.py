@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from histo_runtime.command import say
+from histo_runtime.default_model import introduction, is_bundled
+
+if TYPE_CHECKING:
+    from histo_runtime.card import ModelCard
 
 _FAILURES_SHOWN = 5
+
+
+def introduce(model: str | Path, card: ModelCard, inform: Callable[[str], None]) -> None:
+    """Say what the bundled model is, where it is the one that is used."""
+    if is_bundled(model):
+        inform(introduction(card))
 
 
 def views_each(tta: str, views: int) -> str:

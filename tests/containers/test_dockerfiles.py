@@ -83,8 +83,8 @@ def test_the_two_images_differ_in_what_a_gpu_needs_and_in_nothing_else() -> None
     assert changed == [
         "- ARG EXTRAS=cpu",
         "+ ARG EXTRAS=gpu",
-        "-     HISTO_MODEL=/models/model.onnx",
-        "+     HISTO_MODEL=/models/model.onnx \\",
+        "-     ORT_DISABLE_TELEMETRY=1",
+        "+     ORT_DISABLE_TELEMETRY=1 \\",
         "+     NVIDIA_VISIBLE_DEVICES=all \\",
         "+     NVIDIA_DRIVER_CAPABILITIES=compute,utility",
     ]
@@ -184,7 +184,15 @@ def test_the_image_scores_checks_itself_and_writes_nowhere_but_to_its_output(bui
 
 
 @pytest.mark.release
-def test_the_health_check_fails_without_a_model_and_on_a_damaged_one(built: Built, tmp_path: Path) -> None:
+def test_the_image_has_a_model_of_its_own(built: Built) -> None:
+    done = built.run("histo-doctor")
+    assert done.returncode == 0, done.stdout
+    assert "comes with histo-edge" in done.stdout
+    assert "PASS  golden patches" in done.stdout
+
+
+@pytest.mark.release
+def test_the_health_check_fails_without_the_named_model_and_on_a_damaged_one(built: Built, tmp_path: Path) -> None:
     assert built.run("histo-doctor", HISTO_MODEL=tmp_path / "model.onnx").returncode == 1
     shutil.copy(DATA / "sigmoid_d4.onnx", tmp_path / "model.onnx")
     (tmp_path / "model.onnx.sha256").write_text("0" * 64 + "  model.onnx\n")
@@ -196,4 +204,4 @@ def test_a_model_is_boxed_with_its_checksum_and_checked_in_the_build() -> None:
     assert only(steps, "COPY") == "model.onnx model.onnx.sha256 /models/"
     assert json.loads(only(steps, "RUN")) == ["histo-doctor"]
     assert only(steps, "FROM") == "${IMAGE}"
-    assert environment(stages("cpu")[1])["HISTO_MODEL"] == "/models/model.onnx"
+    assert environment(steps) == {"HISTO_MODEL": "/models/model.onnx"}

@@ -146,7 +146,6 @@ def test_a_missing_model_comes_with_its_remedy(folder: Path, tmp_path: Path) -> 
     line = refused(score(folder, model=tmp_path / "gone.onnx"))
     assert "gone.onnx" in line
     assert "histo-export" in line
-    assert "model.onnx" in refused(score(folder, model=None))
     assert not names_in(tmp_path)
 
 

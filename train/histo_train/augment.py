@@ -14,13 +14,9 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from histo_runtime.synthetic import EOSIN, HAEMATOXYLIN
 from histo_train.recipe import Augmentation
+from histo_train.stain import STAINS
 
-# Rows: optical density of red, green, blue for haematoxylin, eosin and what neither explains, after Ruifrok
-# and Johnston, Anal Quant Cytol Histol 23, 2001. The third is at right angles to both.
-_RESIDUAL = np.cross(HAEMATOXYLIN, EOSIN)
-STAINS: NDArray[np.float64] = np.stack([vector / np.linalg.norm(vector) for vector in (HAEMATOXYLIN, EOSIN, _RESIDUAL)])
 _SHARPEST = 0.05  # pixels: the neighbour's weight is exp(-200) = 0, and nothing is divided by zero
 
 

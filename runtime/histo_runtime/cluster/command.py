@@ -15,7 +15,7 @@ from histo_runtime.cluster.run import ClusterRun, Totals
 from histo_runtime.command import EXIT_SOME_PATCHES_FAILED, say
 from histo_runtime.errors import UsageError
 from histo_runtime.infer import Request
-from histo_runtime.wording import left_out, named_twice, say_failures, views_each
+from histo_runtime.wording import introduce, left_out, named_twice, say_failures, views_each
 
 # Options that need every row in one place, or slides.
 _OF_ONE_MACHINE = ("labels", "report", "mpp", "tile_mpp", "mask")
@@ -38,6 +38,7 @@ def infer_on_ray(request: Request) -> None:
     require_ray()
     run = planned(request)
     inform = request.inform
+    introduce(request.chosen_model, run.card, inform)
     inform(
         f"{len(run.arguments)} input{'s' * (len(run.arguments) > 1)} with {Path(run.job.model).name}"
         f" on {_actors(run.pool)},"

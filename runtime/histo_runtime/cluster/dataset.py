@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from histo_runtime.classifier import PatchClassifier
 from histo_runtime.cluster.engine import Pool, require_ray
 from histo_runtime.cluster.model import block_patches_on, local_model, open_model
+from histo_runtime.default_model import default_model, portable
 from histo_runtime.errors import InputError
 from histo_runtime.given import as_patch
 from histo_runtime.predictions import Prediction
@@ -29,7 +30,7 @@ _FILES = RemoteFiles()
 
 def score(
     dataset: Dataset,
-    model: str | Path,
+    model: str | Path | None = None,
     *,
     tta: str = "full",
     per_view: bool = False,
@@ -44,7 +45,7 @@ def score(
     Args:
         dataset: its patches stand in a column `patch` (uint8 `[H, W, 3]`), else `bytes` (of image files, as
             `ray.data.read_binary_files` gives them), else `path` (paths of the workers' machines, or URLs).
-        model: path of the ONNX file on every machine, or a URL.
+        model: path of the ONNX file on every machine, or a URL; default: as of `PatchClassifier`, here.
         tta: "full", "adaptive" or "none".
         per_view: also add a column `view_<name>` for each view.
         actors: how many; default: this machine's processors divided by `threads`, 1 when neither is given.
@@ -68,12 +69,13 @@ def score(
     pool = Pool.wanted(None, actors, threads, gpus_per_actor)
     options = {"device": "cuda" if gpus_per_actor else "cpu", **options, "threads": pool.threads}
     looked_at = {**options, "device": "cpu", "threads": 1, "batch_size": 1}
-    with local_model(str(model)) as path, PatchClassifier(path, **looked_at) as classifier:
+    model = str(default_model() if model is None else model)
+    with local_model(model) as path, PatchClassifier(path, **looked_at) as classifier:
         classifier.check_tta(tta)
         card, sha256 = classifier.card, classifier.sha256
     device = str(options["device"]).partition(":")[0]
     block = block_patches_on("cpu" if device == "auto" else device, card, options.get("batch_size"), tta)
-    name = str(model) if is_url(str(model)) else str(Path(local_path(str(model))).absolute())
+    name = model if is_url(model) else portable(Path(local_path(model)).absolute())
     return dataset.map_batches(
         _Scorer,
         fn_constructor_args=(name, sha256, options, tta, per_view, workers),

@@ -21,7 +21,7 @@ class Job:
     """One run, as it is sent to the workers.
 
     Attributes:
-        model: path or URL of the ONNX file, opened by each actor.
+        model: path or URL of the ONNX file (the bundled one by its name), opened by each actor.
         sha256: what it must be.
         classifier: options of `PatchClassifier`.
         tta, per_view, workers: as of `RunOptions`.

@@ -10,6 +10,7 @@ from typing import Any
 
 from histo_runtime.card import ModelCard
 from histo_runtime.classifier import PatchClassifier
+from histo_runtime.default_model import BUNDLED_NAME, located
 from histo_runtime.device import default_batch_views
 from histo_runtime.errors import HistoError, ModelFileError, ModelNotFoundError, reason_of
 from histo_runtime.inference import Inference
@@ -21,7 +22,7 @@ def open_model(model: str, sha256: str, options: dict[str, Any]) -> PatchClassif
     """Open the model of a run on this machine.
 
     Args:
-        model: path or URL.
+        model: path or URL, or the name of the bundled one.
         sha256: what it must be.
         options: of `PatchClassifier`.
 
@@ -37,9 +38,10 @@ def open_model(model: str, sha256: str, options: dict[str, Any]) -> PatchClassif
                 f"{model}: no such model file on this machine: put it on every machine under this path, or give a URL"
             ) from error
         if classifier.sha256 != sha256:
+            same = "install the same histo-edge" if model == BUNDLED_NAME else "copy it again"
             raise ModelFileError(
                 f"{model}: is another model on this machine ({classifier.sha256[:12]}..., not {sha256[:12]}...):"
-                " copy it to every machine again, or give a URL"
+                f" {same} on every machine, or give a URL"
             )
         return classifier
 
@@ -51,13 +53,13 @@ def block_patches_on(device: str, card: ModelCard, batch_size: int | None, tta: 
 
 @contextmanager
 def local_model(model: str) -> Iterator[Path]:
-    """Yield the path of a model; one behind a URL is fetched, and removed afterwards.
+    """Yield the path of a model on this machine; one behind a URL is fetched, and removed afterwards.
 
     Raises:
         ModelNotFoundError, ModelFileError: it can't be fetched.
     """
     if not is_url(model):
-        yield Path(local_path(model))
+        yield located(local_path(model))
         return
     with tempfile.TemporaryDirectory(prefix="histo-model-") as folder:
         target = Path(folder, model.rpartition("/")[2] or "model.onnx")

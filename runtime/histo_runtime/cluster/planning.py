@@ -16,6 +16,7 @@ from histo_runtime.cluster.folder import open_folder
 from histo_runtime.cluster.job import Job
 from histo_runtime.cluster.model import block_patches_on, local_model
 from histo_runtime.cluster.run import ClusterRun, read_plan
+from histo_runtime.default_model import portable
 from histo_runtime.device import default_batch_views
 from histo_runtime.errors import InputError, UsageError
 from histo_runtime.infer import Request
@@ -115,7 +116,7 @@ class _Model:
 def _look_at(request: Request) -> _Model:
     """Open the model here, with one thread for one patch, and refuse what the actors would refuse."""
     with (
-        local_model(request.model) as path,
+        local_model(request.chosen_model) as path,
         PatchClassifier(
             path, device="cpu", threads=1, batch_size=1, threshold=request.threshold, resize=request.resize
         ) as classifier,
@@ -130,7 +131,7 @@ def _job(request: Request, settings: Mapping[str, Any]) -> Job:
     of_classifier = ("device", "exact", "threads", "batch_size", "resize")
     of_job = ("tta", "per_view", "block", "shard", "pieces")
     return Job(
-        model=request.model,
+        model=portable(request.chosen_model),
         sha256=settings["model"],
         classifier={"threshold": request.threshold, **{name: settings[name] for name in of_classifier}},
         workers=request.workers,

@@ -16,6 +16,7 @@ from histo_runtime.cluster.folder import MANIFESTS, PLAN, RECORD, Folder, open_f
 from histo_runtime.cluster.job import Job, Listed, Message, Scored, Seen, Shard, Stopped
 from histo_runtime.cluster.messages import messages
 from histo_runtime.colour import Colour
+from histo_runtime.default_model import BUNDLED_NAME
 from histo_runtime.errors import HistoError, InputError, OutputError
 from histo_runtime.lock import locked
 from histo_runtime.progress import Progress
@@ -196,6 +197,7 @@ class ClusterRun:
             "engine": "ray",
             "model": {
                 "path": self.job.model,
+                "bundled": self.job.model == BUNDLED_NAME,
                 "sha256": self.job.sha256,
                 "card": self.card.replace(golden=()).to_dict(),
             },

@@ -29,7 +29,8 @@ def about_run(record: Record, table: str) -> Section:
     """The same from a record; `table` says in words where the rows are."""
     card = record.card
     model = record.part("model")
-    facts = [("Model file", str(model.get("path", ""))), ("SHA-256 of the model", str(model.get("sha256", "")))]
+    origin = " (comes with histo-edge)" if model.get("bundled") is True else ""
+    facts = [("Model file", f"{model.get('path', '')}{origin}"), ("SHA-256 of the model", str(model.get("sha256", "")))]
     facts += [("Table", table), *_run_facts(record)]
     content = {
         "sentences": _card_sentences(card),

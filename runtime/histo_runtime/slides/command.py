@@ -20,7 +20,7 @@ from histo_runtime.slides.found import FoundSlide, FoundSlides, find_slides
 from histo_runtime.slides.libraries import check_libraries
 from histo_runtime.slides.plan import SlideSettings
 from histo_runtime.slides.run import SUMMARY, score_slides, unfinished_in
-from histo_runtime.wording import say_failures, views_each
+from histo_runtime.wording import introduce, say_failures, views_each
 
 
 def infer_slides(request: Request) -> bool:
@@ -42,6 +42,7 @@ def infer_slides(request: Request) -> bool:
         request.inform(
             f"{found.patches} other images or lists are left out: slides are scored, patches by a command of their own"
         )
+    introduce(classifier.model, classifier.card, request.inform)
     request.inform(
         f"{_slides(len(found.slides))} with {classifier.model.name} on {classifier.device},"
         f" {views_each(request.tta, len(classifier.card.views))}"

@@ -22,6 +22,7 @@ from histo_runtime.cluster.job import Job, Listed, Message, Scored, Shard, Stopp
 from histo_runtime.cluster.planning import planned
 from histo_runtime.cluster.run import ClusterRun, Totals
 from histo_runtime.cluster.worker import MESSAGE, ShardScorer, list_arguments
+from histo_runtime.default_model import BUNDLED_NAME
 from histo_runtime.errors import InputError, ModelFileError, ModelNotFoundError, OutputError, UsageError
 from histo_runtime.infer import Request
 from histo_runtime.sources import listed
@@ -106,6 +107,13 @@ def test_shards_hold_the_rows_of_the_local_engine(folder: Path, url: str) -> Non
         f"part-00000-0000{i}.parquet" for i in range(3)
     ]
     pd.testing.assert_frame_equal(pd.read_parquet("out"), local_table(folder), check_exact=True)
+
+
+def test_the_bundled_model_goes_to_the_workers_by_name_not_by_path(folder: Path) -> None:
+    run = small_shards(planned(options(folder / "0", model=None, resize=True)))
+    assert run.job.model == BUNDLED_NAME
+    totals = total(one_after_another(run))
+    assert (totals.inputs, totals.done, totals.missing) == (12, 12, 0)
 
 
 def test_rows_of_several_arguments_follow_the_command_line(folder: Path, tmp_path: Path) -> None:

@@ -305,6 +305,22 @@ def test_a_model_that_does_not_say_its_resolution_needs_it_said(slide: Path, tmp
     assert "--tile-mpp" in result.output
 
 
+def test_a_slide_is_scored_with_the_bundled_model_when_none_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HISTO_MODEL", raising=False)
+    tissue = np.zeros((8, 8), bool)
+    tissue[2:5, 2:6] = True
+    slide = write_tiff(tmp_path / "slide.tif", paint(tissue, np.zeros_like(tissue), cell=96), 0.97)
+    result = run(slide, "-o", "out", "--device", "cpu", plain=True)
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr.count("comes with histo-edge") == 1
+    record = read_json(tmp_path / "out" / "slide.tif" / "run.json")
+    assert record["model"]["bundled"] is True
+    assert record["counts"]["done"] >= 12
+
+
 def test_json_holds_the_rows_of_the_summary(done: Path, slide: Path) -> None:
     result = run(slide, "-o", done, "--json")
     assert result.exit_code == 0, result.output

@@ -1,0 +1,1 @@
+"""What scripts/model_card.py is made of."""

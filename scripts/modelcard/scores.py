@@ -1,0 +1,148 @@
+"""What a model file said of the validation patches: its table, and the figures of the half that is reported on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from histo_runtime.errors import InputError
+from histo_runtime.metrics import (
+    BinaryMetrics,
+    Interval,
+    Temperature,
+    auc_difference,
+    binary_metrics,
+    called_positive,
+    confusion,
+    merged,
+    reliability_bins,
+    roc_curve,
+    share_interval,
+    threshold_sweep,
+)
+from histo_runtime.report.finished import Record, read_record
+from histo_runtime.sources import read_csv
+from histo_runtime.views import logits_of, view_name
+from histo_train.evaluate import Evaluation, view_gains
+from modelcard.validation import Validation
+
+_CURVE_POINTS = 500  # more than a picture can show
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """A table of histo-infer over the validation patches, in their order.
+
+    Attributes:
+        validation: the N patches.
+        record: what was run.
+        probability: float32 `[N]`, views merged.
+        views: `[N]`, how many were run.
+        by_view: float32 `[N, V]`, NaN for views that were not run; None when the table was made without `--per-view`.
+    """
+
+    validation: Validation
+    record: Record
+    probability: NDArray[np.float32]
+    views: NDArray[np.int64]
+    by_view: NDArray[np.float32] | None
+
+    @property
+    def every_view(self) -> NDArray[np.float32]:
+        """Probability under each view, `[N, V]`.
+
+        Raises:
+            InputError: the table does not have them.
+        """
+        if self.by_view is None or np.isnan(self.by_view).any():
+            raise InputError(f"{self.record.path}: of a table without all views: make it with --tta full --per-view")
+        return self.by_view
+
+    @property
+    def one_view(self) -> NDArray[np.float32]:
+        """Probability of the patch as it is, `[N]`; raises as `every_view`."""
+        return self.every_view[:, 0]
+
+    def metrics(self, *, one_view: bool = False) -> BinaryMetrics:
+        """Figures of the reported half at the card's threshold, views merged, or of the patch as it is."""
+        at, of = self.validation.reported, self.validation
+        said = self.one_view if one_view else self.probability
+        return binary_metrics(of.truth, said[at], self.record.threshold, of.alike(at))
+
+    def evaluation(self) -> Evaluation:
+        """Everything that the pictures of histo-train show, of this file with its own temperature and threshold."""
+        of, card, at = self.validation, self.record.card, self.validation.reported
+        alike, threshold = of.alike(at), self.record.threshold
+        # The card's temperature is in the file: what comes out of it is taken back for the figures without it.
+        logits = logits_of(self.every_view[at], "sigmoid").astype(np.float32)
+        unfitted, said = merged(logits * np.float32(card.temperature), 1.0), self.probability[at]
+        return Evaluation(
+            tuned=of.tuned,
+            reported=at,
+            labels=of.truth,
+            probability=said,
+            grouped_by=of.metrics["grouped_by"],
+            groups=(len(np.unique(of.groups[of.tuned])), len(np.unique(of.groups[at]))),
+            rule=of.metrics["threshold"]["rule"],
+            temperature=Temperature(card.temperature, np.nan, np.nan),
+            metrics=self.metrics(),
+            uncalibrated=binary_metrics(of.truth, unfitted, 0.5, alike),
+            at_threshold=confusion(of.truth, said, threshold, alike),
+            gains=view_gains(logits, of.truth, alike, temperature=1.0, threshold=threshold),
+            curve=roc_curve(of.truth, said, alike, points=_CURVE_POINTS),
+            sweep=threshold_sweep(of.truth, said, alike),
+            reliability=reliability_bins(of.truth, said, alike),
+            uncalibrated_reliability=reliability_bins(of.truth, unfitted, alike),
+        )
+
+
+@dataclass(frozen=True)
+class Change:
+    """From one scoring to another of the same patches: AUC after less AUC before, and the share of other labels."""
+
+    auc: Interval
+    labels: Interval
+
+
+def change(before: Scores, after: Scores, *, one_view: bool = False) -> Change:
+    """Compare two scorings on the reported half, patch by patch."""
+    of, at = after.validation, after.validation.reported
+    first, second = (table.one_view if one_view else table.probability for table in (before, after))
+    called = [called_positive(said[at], t.record.threshold) for said, t in ((first, before), (second, after))]
+    alike = of.alike(at)
+    return Change(
+        auc=auc_difference(of.truth, first[at], second[at], alike), labels=share_interval(called[0] != called[1], alike)
+    )
+
+
+def read_scores(path: Path, validation: Validation) -> Scores:
+    """Read a table of histo-infer, `.csv` with its record beside it, made of the folder of validation patches.
+
+    Raises:
+        InputError: it can't be read, is of a softmax, lacks a validation patch, or one failed.
+    """
+    record = read_record(path)
+    if record.card.activation != "sigmoid":
+        raise InputError(f"{path}: is of a softmax: this page is about a classifier with one sigmoid unit")
+    rows = {row["path"]: row for row in read_csv(path, ("path", "views"))}
+    missing = [name for name in validation.names if name not in rows]
+    if missing:
+        raise InputError(f"{path}: has no row for {missing[0]}: score the folder of validation patches as a whole")
+    chosen = [rows[name] for name in validation.names]
+    failed = next((row for row in chosen if row["error"]), None)
+    if failed is not None:
+        raise InputError(f"{path}: {failed['path']} {failed['error']}: mend it and score again")
+    columns = [f"view_{view_name(view)}" for view in record.card.views]
+    by_view = None
+    if set(columns) <= set(chosen[0]):
+        by_view = np.array([[row[column] or "nan" for column in columns] for row in chosen], np.float32)
+    return Scores(
+        validation,
+        record,
+        probability=np.array([row["probability"] for row in chosen], np.float32),
+        views=np.array([row["views"] for row in chosen], np.int64),
+        by_view=by_view,
+    )
