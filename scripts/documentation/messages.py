@@ -8,19 +8,20 @@ is missed in the source, and one that is new is missed in the page.
 from __future__ import annotations
 
 import ast
+import builtins
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("runtime/histo_runtime", "export/histo_export", "train/histo_train")
 PAGE = "docs/troubleshooting.md"
-_QUOTED = re.compile(r"^- `([^`]+)`", re.MULTILINE)
+QUOTED = re.compile(r"^- `([^`]+)`", re.MULTILINE)
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}")
 _WORD = re.compile(r"[A-Za-z]{2,}")
-# What a message is handed to besides HistoError and its kin: click's own errors, the gate of a precision, a finding.
-_SPEAKERS = {"BadParameter", "UsageError", "GateError", "Check"}
+_OF_CLICK, _FINDING = "BadParameter", "Check"  # what a message is handed to, besides errors of ours
 
 
 @dataclass(frozen=True)
@@ -40,27 +41,22 @@ def form(text: str) -> str:
 
 def quoted(page: str) -> list[str]:
     """Return the messages that the page quotes, in order."""
-    return _QUOTED.findall(page)
+    return QUOTED.findall(page)
 
 
-def messages(root: Path = ROOT) -> list[Message]:
+@cache
+def messages(root: Path = ROOT) -> tuple[Message, ...]:
     """Return every text of the three rooms that has words in it."""
-    errors = _error_names(root)
     found = []
     for room in ROOMS:
         for path in sorted((root / room).rglob("*.py")):
             where = path.relative_to(root).as_posix()
             tree = ast.parse(path.read_text(encoding="utf-8"))
-            raised = set(_raised(tree, errors))
+            raised = set(_raised(tree))
             for node, text in _texts(tree):
                 if _WORD.search(text.replace("{}", "")):
                     found.append(Message(form(text), where, node.lineno, raised=id(node) in raised))
-    return found
-
-
-def _error_names(root: Path) -> set[str]:
-    tree = ast.parse((root / "runtime/histo_runtime/errors.py").read_text(encoding="utf-8"))
-    return {node.name for node in tree.body if isinstance(node, ast.ClassDef)} | _SPEAKERS
+    return tuple(found)
 
 
 def _texts(tree: ast.AST) -> Iterator[tuple[ast.expr, str]]:
@@ -88,27 +84,25 @@ def _text(node: ast.AST) -> str | None:
     return None
 
 
-def _raised(tree: ast.AST, errors: set[str]) -> Iterator[int]:
-    """Yield the ids of the strings that errors and findings are made with."""
+def _raised(tree: ast.AST) -> Iterator[int]:
+    """Yield the ids of the strings that errors and findings are made with, in place or by a name in the function."""
     for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
+        nodes = list(ast.walk(function))
         assigned: dict[str, list[ast.expr]] = {}
-        for node in ast.walk(function):
-            if isinstance(node, ast.Assign):
-                for target in node.targets:
-                    assigned.setdefault(ast.unparse(target), []).append(node.value)
-        for node in ast.walk(function):
-            if isinstance(node, ast.Call) and _called(node) in errors:
-                for argument in _spoken(node):
-                    values = assigned.get(argument.id, []) if isinstance(argument, ast.Name) else [argument]
-                    yield from (id(inner) for value in values for inner, _ in _texts(value))
-
-
-def _called(call: ast.Call) -> str:
-    return ast.unparse(call.func).rpartition(".")[2]
+        for node in nodes:
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+                assigned.setdefault(node.targets[0].id, []).append(node.value)
+        for argument in (argument for node in nodes if isinstance(node, ast.Call) for argument in _spoken(node)):
+            values = assigned.get(argument.id, []) if isinstance(argument, ast.Name) else [argument]
+            yield from (id(node) for value in values for node, _ in _texts(value))
 
 
 def _spoken(call: ast.Call) -> list[ast.expr]:
-    if _called(call) != "Check":
-        return call.args[:1]
-    passed = isinstance(call.args[0], ast.Constant) and call.args[0].value == "PASS"
-    return [] if passed else call.args[2:4]  # finding and remedy
+    """Return the arguments of an error or a finding that a user gets to read."""
+    name = call.func.id if isinstance(call.func, ast.Name) else getattr(call.func, "attr", "")
+    if name == _FINDING:
+        passed = isinstance(call.args[0], ast.Constant) and call.args[0].value == "PASS"
+        return [] if passed else call.args[2:4]  # what was seen, and what mends it
+    # Python's own errors are for those who call a function wrongly; a command turns none of them into a line.
+    ours = name.endswith("Error") and not hasattr(builtins, name)
+    return call.args[:1] if ours or name == _OF_CLICK else []

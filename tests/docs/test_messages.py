@@ -44,7 +44,6 @@ def test_a_message_is_read_as_its_user_will_see_it(tmp_path: Path) -> None:
     """Strings that are joined, added, chosen between or named first are one message; values become braces."""
     for room in ("runtime/histo_runtime", "export/histo_export", "train/histo_train"):
         (tmp_path / room).mkdir(parents=True)
-    (tmp_path / "runtime/histo_runtime/errors.py").write_text("class NewError(Exception): ...\n")
     (tmp_path / "train/histo_train/some.py").write_text(
         "def refuse(path, n):\n"
         "    reason = f'{path}: is\\n too' + ' large'\n"
@@ -52,7 +51,7 @@ def test_a_message_is_read_as_its_user_will_see_it(tmp_path: Path) -> None:
         "        raise NewError(reason)\n"
         "    raise errors.NewError('it is late' if n > 2 else f\"{n:.2f} {'is' if n else 'are'} missing\" 'here')\n"
         "    Check('PASS', 'a', 'all is well', 'do nothing'), Check('WARN', 'a', 'not so well', 'do this')\n"
-        "    return f'{path} {n}', 'said elsewhere'\n"
+        "    return f'{path} {n}', 'said elsewhere', ValueError('for programmers')\n"
     )
     found = {message.text: (message.line, message.raised) for message in messages(tmp_path)}
     assert found == {
@@ -64,6 +63,7 @@ def test_a_message_is_read_as_its_user_will_see_it(tmp_path: Path) -> None:
         "not so well": (6, True),
         "do this": (6, True),
         "said elsewhere": (7, False),
+        "for programmers": (7, False),
         "PASS": (6, False),
         "WARN": (6, False),
     }
