@@ -8,7 +8,7 @@ make_environment() {
     local wanted
     wanted="$(cat pyproject.toml constraints.txt | cksum) $extras $("$python" --version)"
     if [ "$(cat "$folder/.made-from" 2>/dev/null)" = "$wanted" ]; then return 0; fi
-    echo "making the environment $folder ($extras): some minutes and 3 GB the first time" >&2
+    echo "making the environment $folder ($extras): some minutes the first time, with TensorFlow 3 GB" >&2
     "$python" -m venv --clear "$folder"
     "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
         --editable ".[$extras]"

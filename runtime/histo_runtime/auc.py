@@ -14,6 +14,10 @@ def roc_auc(labels: ArrayLike, scores: ArrayLike) -> float:
     """Area under the ROC curve of scores `[N]` against labels `[N]` in {0, 1}; NaN with one class only.
 
     The Mann-Whitney statistic with mid-ranks for ties (Hanley and McNeil, Radiology 143, 1982).
+
+    Examples:
+        >>> roc_auc([0, 1, 0, 1], [0.1, 0.9, 0.6, 0.4])
+        0.75
     """
     positive = as_binary(labels)
     values = as_scores(scores, positive.size)

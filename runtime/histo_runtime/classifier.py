@@ -60,6 +60,15 @@ class PatchClassifier:
 
     Raises:
         ModelNotFoundError, ModelFileError, CardError, DeviceError, InputError: as their names say.
+
+    Examples:
+        >>> with PatchClassifier("model.onnx", device="cpu") as classifier:
+        ...     size = classifier.card.size
+        ...     predictions = classifier.predict(np.zeros((4, size, size, 3), np.uint8))
+        >>> predictions
+        <4 predictions under 8 views>
+        >>> predictions.probability.shape, predictions.view_probability.shape
+        ((4,), (4, 8))
     """
 
     def __init__(
@@ -216,7 +225,8 @@ class PatchClassifier:
         Args:
             items: anything, in order.
             decode: item -> uint8 `[H, W, 3]`, called in `workers` threads; raises `PatchError` for a bad patch.
-            tta, workers: as for `stream`.
+            tta: as for `stream`.
+            workers: as for `stream`.
         """
         if workers is not None and workers < 1:
             raise UsageError(f"workers must be 1 or more, not {workers}")

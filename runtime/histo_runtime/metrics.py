@@ -113,6 +113,16 @@ def binary_metrics(
 
     A patch is called positive when `probability >= threshold`, in float32 as the runtime decides it. With groups `[N]`
     (slides, patients) the intervals allow for patches of a group being alike.
+
+    Raises:
+        InputError: labels that are not 0 and 1, a score that is not a number, or lengths that differ.
+
+    Examples:
+        >>> figures = binary_metrics([0, 1, 0, 1], [0.1, 0.9, 0.6, 0.4], threshold=0.5)
+        >>> figures.auc, figures.sensitivity, figures.specificity
+        (0.75, 0.5, 0.5)
+        >>> [round(end, 2) for end in figures.intervals["sensitivity"].ends]
+        [0.09, 0.91]
     """
     positive = as_binary(labels)
     at_threshold = confusion(positive, probability, threshold, groups)

@@ -95,6 +95,10 @@ def choose_threshold(labels: ArrayLike, probability: ArrayLike, rule: str) -> fl
     Raises:
         InputError: only one class.
         UsageError: no such rule.
+
+    Examples:
+        >>> choose_threshold([0, 0, 1, 1], [0.25, 0.5, 0.75, 1.0], "youden")
+        0.625
     """
     wanted = check_rule(rule)
     positive = as_binary(labels)

@@ -73,6 +73,10 @@ def policy_views(policy: str, size: int) -> tuple[View, ...]:
 
     Raises:
         InputError: no such policy.
+
+    Examples:
+        >>> policy_views("flips", size=96)
+        ('identity', 'hflip', 'vflip', 'rot180')
     """
     if policy == "kaggle":
         return kaggle_views(size)
@@ -111,6 +115,14 @@ def apply_views(views: Sequence[View], patches: NDArray[np.uint8]) -> NDArray[An
 
     Raises:
         InputError: a view is unknown or not valid.
+
+    Examples:
+        >>> patches = np.arange(2 * 96 * 96 * 3).astype(np.uint8).reshape(2, 96, 96, 3)
+        >>> views = apply_views(["identity", "rot90"], patches)
+        >>> views.shape
+        (2, 2, 96, 96, 3)
+        >>> bool((views[1, 0] == np.rot90(patches[0])).all())
+        True
     """
     check_views(views)
     return np.stack(
@@ -135,6 +147,11 @@ def merge_views(logits: NDArray[np.float32], activation: str, merge: str) -> NDA
 
     Raises:
         InputError: `merge` is not one of `MERGES`.
+
+    Examples:
+        >>> logits = np.array([[-2.0, 0.0, 2.0]], np.float32)  # one patch under three views
+        >>> merge_views(logits, "sigmoid", "mean").tolist()
+        [0.5]
     """
     if merge == "gmean":
         return activate(logits.mean(axis=1), activation)

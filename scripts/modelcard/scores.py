@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from histo_runtime.csv_file import read_csv
 from histo_runtime.errors import InputError
 from histo_runtime.metrics import (
     BinaryMetrics,
@@ -24,7 +25,6 @@ from histo_runtime.metrics import (
     threshold_sweep,
 )
 from histo_runtime.report.finished import Record, read_record
-from histo_runtime.sources import read_csv
 from histo_runtime.views import logits_of, view_name
 from histo_train.evaluate import Evaluation, view_gains
 from modelcard.validation import Validation

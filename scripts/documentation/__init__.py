@@ -1,0 +1,1 @@
+"""The documentation: what its pages say is held against the source, and made into a site."""
