@@ -21,7 +21,7 @@ COUNT = 4000
 MODEL = DATA / "sigmoid_d4.onnx"
 # Whole blocks of 256 patches, on every engine the same.
 SETTINGS = ("--model", str(MODEL), "--device", "cpu", "--threads", "1", "--batch-size", "64")
-INFER = "from histo_runtime.cli import infer; infer()"
+INFER = "from histo_runtime.program import infer; infer()"
 
 
 @pytest.fixture(scope="session")
