@@ -263,7 +263,7 @@ def test_resize_is_only_done_when_it_was_asked_for(tiny: PatchClassifier, tmp_pa
 )
 def test_what_is_no_patch_is_refused_in_one_line(tiny: PatchClassifier, patches: object, reason: str) -> None:
     with pytest.raises(PatchError, match=reason) as error:
-        tiny.predict(patches)  # type: ignore[arg-type]
+        tiny.predict(patches)
     assert "\n" not in str(error.value)
 
 
@@ -472,7 +472,7 @@ def test_closing_frees_the_session_while_a_run_of_another_thread_ends_well(
     classifier = PatchClassifier(tiny.model, device="cpu", threads=1)
     rows = classifier.stream(patches[i % 24] for i in range(2000))
     first = next(rows)
-    session = weakref.ref(classifier._inference.session)  # type: ignore[union-attr]
+    session = weakref.ref(classifier._inference.session)
     classifier.close()
     assert next(rows).error == first.error == ""
     rows.close()

@@ -21,10 +21,10 @@ from histo_runtime.views import SYMMETRIES
 pytestmark = pytest.mark.tensorflow
 pytest.importorskip("keras")
 
-from histo_train.augment import STAINS, Changes, _as_keras, _draw_matrices, change, draw_changes  # noqa: E402
-from histo_train.data import Patches  # noqa: E402
-from histo_train.recipe import ORIGINAL_AUGMENTATION, Augmentation  # noqa: E402
-from histo_train.sheet import write_augmentation_sheet  # noqa: E402
+from histo_train.augment import STAINS, Changes, _as_keras, _draw_matrices, change, draw_changes
+from histo_train.data import Patches
+from histo_train.recipe import ORIGINAL_AUGMENTATION, Augmentation
+from histo_train.sheet import write_augmentation_sheet
 
 PATCHES = synthetic_patches(16, seed=3)[0]
 GREY_LEVEL = 1 / 255

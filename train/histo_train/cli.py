@@ -253,7 +253,7 @@ def _import_keras() -> None:
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
         with native_stderr_held():
-            import keras  # noqa: F401
+            import keras  # noqa: F401 - for what it says while it loads
     except ImportError as error:
         raise HistoError(f"Keras can't be imported ({error}): install its backend again") from error
 

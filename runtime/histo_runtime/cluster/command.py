@@ -80,9 +80,9 @@ def planned(options: Request) -> ClusterRun:
     pool = Pool.wanted(options.address, options.actors, threads, options.gpus_per_actor)
     batch_views = options.batch_size or _number(before, "batch_size") or default_batch_views(device)
     with local_model(options.model) as path:
-        own = {"threshold": options.threshold, "resize": options.resize}
+        own: dict[str, Any] = {"threshold": options.threshold, "resize": options.resize}
         # Here it is only looked at: one thread, one patch.
-        with PatchClassifier(path, device="cpu", threads=1, batch_size=1, **own) as classifier:  # type: ignore[arg-type]
+        with PatchClassifier(path, device="cpu", threads=1, batch_size=1, **own) as classifier:
             classifier.check_tta(options.tta)
             check_checksum(path, classifier.sha256)
             card, sha256, threshold = classifier.card, classifier.sha256, classifier.threshold
