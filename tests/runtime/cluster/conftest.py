@@ -53,7 +53,7 @@ def local(many: Path, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def temporary() -> Iterator[Path]:
-    """A folder for temporary files that no other run on this machine uses, with a name as short as Ray's sockets need."""
+    """A folder for temporary files that no other run here uses, with a name as short as Ray's sockets need."""
     folder = Path(tempfile.mkdtemp(prefix="h-", dir="/tmp"))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)

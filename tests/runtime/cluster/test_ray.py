@@ -35,7 +35,7 @@ def wait_for_shards(process: subprocess.Popen[str], folder: Path, count: int) ->
 
 @dataclass(frozen=True)
 class Run:
-    """What a process came to; `kept` are the shards of the first one, `left` what is still among its temporary files."""
+    """What a process came to; `kept` are the shards of the first one, `left` what its temporary folder still holds."""
 
     folder: Path
     returncode: int
