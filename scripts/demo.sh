@@ -4,12 +4,14 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh
 
-make_environment .venv "cpu,export,train,formats,report,examples,dev"
+make_environment .venv "cpu,export,train,formats,report"
 source .venv/bin/activate
 
 demo=demo
 started=$SECONDS
-step() { printf '\n\033[1m[%4ds] %s\033[0m\n' $((SECONDS - started)) "$*" >&2; "$@"; }
+bold='' plain=''
+if [ -t 2 ] && [ -z "${NO_COLOR:-}" ] && [ "${TERM:-dumb}" != dumb ]; then bold=$'\033[1m' plain=$'\033[0m'; fi
+step() { printf '\n%s[%4ds] %s%s\n' "$bold" $((SECONDS - started)) "$*" "$plain" >&2; "$@"; }
 
 rm -rf "$demo"
 step python -m histo_runtime.synthetic "$demo/patches" --count 800 --seed 1

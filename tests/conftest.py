@@ -94,7 +94,7 @@ def command() -> Callable[..., subprocess.CompletedProcess[str]]:
     def run(name: str, *arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, **options.pop("env", {})}
         return subprocess.run(
-            [sys.executable, "-c", f"from histo_runtime.cli import {name}; {name}()", *map(str, arguments)],
+            [sys.executable, "-c", f"from histo_runtime.program import {name}; {name}()", *map(str, arguments)],
             **{"capture_output": True, "text": True, "timeout": 60, **options},
             env=environment,
             check=False,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from histo_runtime.command import HistoCommand
+from histo_runtime.completion import words_or_files
 from histo_runtime.quiet import native_stderr_held
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     default="d4",
     show_default=True,
     metavar="none|flips|d4|kaggle|FILE.json",
+    shell_complete=words_or_files("none", "flips", "d4", "kaggle"),
     help="Views of test-time augmentation fused into the file: the patch alone, its four flips, all eight flips and"
     " quarter turns, five affine views after the Kaggle notebook, or your own list.",
 )
@@ -64,6 +66,7 @@ if TYPE_CHECKING:
 @click.option(
     "--labels",
     metavar="CSV|folders",
+    shell_complete=words_or_files("folders"),
     help="True labels of the patches compared on, for the AUC before and after."
     "  [default: folders, where they are named 0 and 1 or after the classes]",
 )

@@ -78,8 +78,12 @@ def lead(view_probability: NDArray[np.floating[Any]], activation: str, threshold
 
 def _read_stage(stage: Any) -> Stage:
     views, margin = (stage.get("views"), stage.get("margin")) if isinstance(stage, Mapping) else (None, None)
-    whole = isinstance(views, int) and not isinstance(views, bool)
-    number = isinstance(margin, int | float) and not isinstance(margin, bool) and 0 <= margin < np.inf
-    if not whole or not number:
-        raise CardError("card: a stage of 'adaptive' must be an object with a whole number views and a margin >= 0")
-    return Stage(views, float(margin))  # type: ignore[arg-type]
+    if (
+        isinstance(views, int)
+        and isinstance(margin, int | float)
+        and not isinstance(views, bool)
+        and not isinstance(margin, bool)
+        and 0 <= margin < np.inf
+    ):
+        return Stage(views, float(margin))
+    raise CardError("card: a stage of 'adaptive' must be an object with a whole number views and a margin >= 0")

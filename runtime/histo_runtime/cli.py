@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from histo_runtime.command import EXIT_FAILED, HistoCommand, printable
+from histo_runtime.command import EXIT_FAILED, HistoCommand, coloured, echo, printable
+from histo_runtime.completion import files, words_or_files
 from histo_runtime.default_model import LOCAL_MODEL, MODEL_VARIABLE, default_model
 from histo_runtime.errors import ModelNotFoundError
 
@@ -20,15 +21,17 @@ _DEFAULT_FOLDER = "./predictions"
 
 
 @click.command("histo-infer", cls=HistoCommand)
-@click.argument("patches", nargs=-1)
+@click.argument("patches", nargs=-1, shell_complete=files)
 @click.option(
     "--model",
+    shell_complete=files,
     help=f"ONNX file by histo-export.  [default: ${MODEL_VARIABLE}, else ./{LOCAL_MODEL}, else the tumour classifier"
     " that comes with histo-edge]",
 )
 @click.option(
     "-o",
     "--output",
+    shell_complete=files,
     help="A .csv or .parquet file, or - for stdout. NAME.run.json with settings and counts is written"
     " beside it; while it runs, NAME.csv.partial holds what is done. Of slides a folder, which is made."
     f"  [default: {_DEFAULT_TABLE}, of slides {_DEFAULT_FOLDER}]",
@@ -46,6 +49,7 @@ _DEFAULT_FOLDER = "./predictions"
     default="auto",
     show_default=True,
     metavar="auto|cpu|cuda|cuda:N|tensorrt",
+    shell_complete=words_or_files("auto", "cpu", "cuda", "tensorrt"),
     help="auto takes CUDA when it really runs, else the CPU; a named device never falls back.",
 )
 @click.option("--exact", is_flag=True, help="Full float32 on a GPU: no TF32.")
@@ -72,6 +76,7 @@ _DEFAULT_FOLDER = "./predictions"
 @click.option(
     "--labels",
     metavar="CSV|H5|folders",
+    shell_complete=words_or_files("folders"),
     help="True labels, for AUC, accuracy, sensitivity, specificity and calibration, with 95 % intervals: a CSV with"
     " label and path or id, PCam's *_y.h5, or the name of the folder each patch lies in (0 and 1, or class names).",
 )
@@ -188,7 +193,7 @@ def doctor(model: Path | None, as_json: bool) -> None:
         click.echo(json.dumps({"checks": [asdict(check) for check in checks], "card": card_json}))
     else:
         for heading, text in read_aloud(card) if card else ():
-            click.echo(f"{heading:<15}{printable(text)}")
+            echo(click.style(f"{heading:<15}", bold=True) + printable(text))
         for check in checks:
             _print_check(check)
     if any(check.status == "FAIL" for check in checks):
@@ -196,6 +201,6 @@ def doctor(model: Path | None, as_json: bool) -> None:
 
 
 def _print_check(check: Check) -> None:
-    click.echo(f"{check.status}  {check.subject}: {printable(check.finding)}")
+    echo(f"{coloured(check.status)}  {check.subject}: {printable(check.finding)}")
     if check.remedy:
-        click.echo(f"      {check.remedy}")
+        echo(f"      {check.remedy}")

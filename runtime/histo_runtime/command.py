@@ -11,11 +11,12 @@ import click
 
 from histo_runtime import __version__
 from histo_runtime.errors import HistoError, UsageError
+from histo_runtime.program import EXIT_INTERRUPTED, working
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_SOME_PATCHES_FAILED = 3
-EXIT_INTERRUPTED = 130
+_COLOURS = {"PASS": "green", "WARN": "yellow", "FAIL": "red", "warning": "yellow", "failed": "red"}
 
 
 class HistoCommand(click.Command):
@@ -40,7 +41,8 @@ class HistoCommand(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command and turn what goes wrong into a line and an exit code."""
         try:
-            return super().invoke(ctx)
+            with working():
+                return super().invoke(ctx)
         except UsageError as error:
             self._fail(str(error), EXIT_USAGE)
         except HistoError as error:
@@ -56,7 +58,7 @@ class HistoCommand(click.Command):
             self._fail("out of memory: give it fewer at once (histo-infer: --batch-size)", EXIT_FAILED)
 
     def _fail(self, message: str, code: int) -> None:
-        say(f"{self.name}: {' '.join(message.split())}")
+        _say(click.style(f"{self.name}:", fg="red") + printable(f" {' '.join(message.split())}"))
         _settle_stdout()
         sys.exit(code)
 
@@ -66,8 +68,27 @@ def say(message: str) -> None:
 
     A stderr that is closed, as a daemon's may be, does not end the work.
     """
+    head, colon, rest = message.partition(":")
+    _say(coloured(head) + printable(colon + rest) if colon and head in _COLOURS else printable(message))
+
+
+def _say(text: str) -> None:
     with suppress(OSError, ValueError):
-        click.echo(printable(message), err=True)
+        echo(text, err=True)
+
+
+def echo(text: str, *, err: bool = False) -> None:
+    """Print text that may be styled: plain in a file or a pipe (click's own), and where no colours are wanted.
+
+    That is said by NO_COLOR (no-color.org: any value but an empty one) or a terminal that can't (TERM=dumb).
+    """
+    plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
+    click.echo(text, err=err, color=False if plain else None)
+
+
+def coloured(word: str) -> str:
+    """Give a word that says how something went its colour: PASS, WARN, FAIL, warning, failed."""
+    return click.style(word, fg=_COLOURS[word])
 
 
 def _settle_stdout() -> None:

@@ -26,6 +26,7 @@ def expanded(pattern: str) -> Sequence[str]:
         raise UsageError("an empty argument names no patches (an unset variable of the shell?)")
     if is_url(pattern) or not glob.has_magic(pattern) or os.path.lexists(pattern):
         return [pattern]
+    # Not `Path.glob`, which gives other strings back than were typed.
     found = sorted(_files_like(slashes(pattern)) if "**" in pattern else glob.glob(pattern))  # noqa: PTH207
     if not found:
         raise InputError(f"{pattern}: no such file or folder, and as a pattern it matches nothing")

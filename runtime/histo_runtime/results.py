@@ -114,7 +114,7 @@ def check_table(output: str, table_format: str) -> None:
         if table_format != "table":
             raise UsageError(f"{output}: the format {table_format} is a .csv file")
         try:
-            import pyarrow  # noqa: F401
+            import pyarrow  # noqa: F401 - whether it is there
         except ImportError as error:
             raise missing_extra("pyarrow", "formats", "a .parquet output") from error
 

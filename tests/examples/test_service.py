@@ -23,7 +23,7 @@ from tests.conftest import DATA
 uvicorn = pytest.importorskip("uvicorn", reason='the service needs pip install "histo-edge[examples]"')
 pytest.importorskip("fastapi", reason='the service needs pip install "histo-edge[examples]"')
 sys.path.append(str(Path(__file__).parents[2] / "examples"))
-import service  # noqa: E402
+import service
 
 
 class Slow(PatchClassifier):

@@ -91,7 +91,7 @@ def test_kaggle_views_stay_within_the_notebooks_ranges() -> None:
     assert len(views) == 5
     mirrored = 0
     for view in views:
-        matrix = np.array(view["matrix"])  # type: ignore[index]
+        matrix = np.array(view["matrix"])
         mirrored += np.linalg.det(matrix[:, :2]) < 0
         zooms = np.linalg.svd(matrix[:, :2])[1]
         assert (zooms > 0.995).all()

@@ -26,7 +26,7 @@ def pair(count: int = 200, noise: float = 0.01) -> tuple[NDArray[np.float32], ND
 
 def compared(before: NDArray[np.float32], after: NDArray[np.float32], labels: object = None) -> Agreement:
     outputs = 1 if before.ndim == 1 else before.shape[1]
-    return agree(before, after, tiny_card(outputs), labels, on="drawn", sha256="ab")  # type: ignore[arg-type]
+    return agree(before, after, tiny_card(outputs), labels, on="drawn", sha256="ab")
 
 
 def test_the_figures_are_numpys_and_scikit_learns() -> None:

@@ -54,7 +54,7 @@ def test_256_calibrate_and_those_left_over_are_compared(write: Write) -> None:
     assert len(hashes(sets.calibration)) == 256
     assert len(hashes(sets.comparison)) == 144
     assert not hashes(sets.calibration) & hashes(sets.comparison)
-    assert read(write("mine", 400)).calibration.sha256 == sets.calibration.sha256  # type: ignore[union-attr]
+    assert read(write("mine", 400)).calibration.sha256 == sets.calibration.sha256
 
 
 def test_where_too_few_are_left_over_the_same_are_compared_and_it_says_so(write: Write) -> None:

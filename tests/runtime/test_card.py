@@ -206,7 +206,7 @@ def test_a_card_built_in_python_is_validated_too() -> None:
 
 def test_a_card_can_not_be_changed_by_accident() -> None:
     with pytest.raises(AttributeError):
-        ModelCard.from_json(card()).threshold = 0.1  # type: ignore[misc]
+        ModelCard.from_json(card()).threshold = 0.1
 
 
 @pytest.mark.parametrize(

@@ -53,13 +53,13 @@ class FakeRuntime:
         return [name for name, state in self.state.items() if state != "absent"]
 
     def preload_dlls(self) -> None:
-        print("Failed to load libcudnn.so.9")  # noqa: T201
+        print("Failed to load libcudnn.so.9")
 
     def SessionOptions(self) -> SimpleNamespace:  # noqa: N802 - onnxruntime's name
         entries: dict[str, str] = {}
         return SimpleNamespace(entries=entries, add_session_config_entry=entries.__setitem__)
 
-    def InferenceSession(  # noqa: N802
+    def InferenceSession(  # noqa: N802 - likewise
         self, _path: str, options: Any, *, providers: list[Any], enable_fallback: int = 1
     ) -> FakeSession:
         self.requests.append(providers)
@@ -73,7 +73,7 @@ class FakeRuntime:
         if reason and not enable_fallback:
             raise RuntimeError(reason)
         if reason:
-            print("*************** EP Error ***************")  # noqa: T201
+            print("*************** EP Error ***************")
             names = [CPU]
         return FakeSession(self, [name for name in names if self.state[name] != "not loaded"])
 
@@ -127,7 +127,7 @@ class FakeModel:
 def runtime(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, tmp_path: Path) -> FakeRuntime:
     """The runtime that the test names: a state of CUDA, or a pair with that of TensorRT."""
     fake = FakeRuntime(*([request.param] if isinstance(request.param, str) else request.param))
-    monkeypatch.setitem(sys.modules, "onnxruntime", fake)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "onnxruntime", fake)
     monkeypatch.setattr(onnx_runtime, "missing_libraries", lambda _names: [])
     monkeypatch.setattr(onnx_runtime, "version", lambda name: wheels({"onnxruntime-gpu": "1.99.0"}, name))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -308,13 +308,13 @@ def test_what_onnxruntime_prints_while_it_looks_for_libraries_is_kept_off_stdout
     runtime: FakeRuntime, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def looks(_self: FakeRuntime) -> None:
-        print("Failed to load libcudnn.so.9")  # noqa: T201
+        print("Failed to load libcudnn.so.9")
         sys.stdout.write("from a thread of the host\n")
 
     monkeypatch.setattr(FakeRuntime, "preload_dlls", looks)
     assert opened("cuda").device == "cuda:0"
     assert capfd.readouterr().out == "from a thread of the host\n"
-    print("as before")  # noqa: T201
+    print("as before")
     assert capfd.readouterr().out == "as before\n"
     assert runtime.runs
 

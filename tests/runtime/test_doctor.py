@@ -125,7 +125,7 @@ def test_the_libraries_of_cuda_are_told_apart_by_name(
     built = SimpleNamespace(
         __version__="1.32.0",
         cuda_version="12.8",
-        preload_dlls=lambda: print("Failed to load"),  # noqa: T201
+        preload_dlls=lambda: print("Failed to load"),
         get_available_providers=lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
     )
     monkeypatch.setattr(checks, "import_onnxruntime", lambda: built)

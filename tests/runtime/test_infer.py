@@ -213,7 +213,7 @@ def endless_list(folder: Path, tmp_path: Path) -> Path:
 
 
 def _start(*arguments: object, **options: object) -> subprocess.Popen[str]:
-    program = "from histo_runtime.cli import infer; infer()"
+    program = "from histo_runtime.program import infer; infer()"
     command = [sys.executable, "-c", program, *map(str, arguments), "--model", str(SIGMOID), "--device", "cpu"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 

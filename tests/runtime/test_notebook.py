@@ -89,9 +89,9 @@ def test_cards_go_to_pandas_as_a_table_of_models(tiny: PatchClassifier, tiny_sof
 def test_predictions_and_cards_are_frozen(tiny: PatchClassifier, patches: np.ndarray) -> None:
     found = tiny.predict(patches[:2])
     with pytest.raises(AttributeError):
-        found.probability = None  # type: ignore[misc]
+        found.probability = None
     with pytest.raises(AttributeError):
-        tiny.card.threshold = 0.1  # type: ignore[misc]
+        tiny.card.threshold = 0.1
     assert isinstance(tiny.card, ModelCard)
     assert "2 predictions" in repr(found)
     assert found != tiny.predict(patches[:2])

@@ -22,7 +22,7 @@ from histo_runtime.journal import Journal, read_manifest
 MODEL = Path(__file__).parents[1] / "data" / "sigmoid_d4.onnx"
 COUNT = 1500
 SETTINGS = ("--model", MODEL, "--device", "cpu", "--threads", "1", "--batch-size", "64")
-INFER = "from histo_runtime.cli import infer; infer()"
+INFER = "from histo_runtime.program import infer; infer()"
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are others there")
 
 

@@ -17,11 +17,11 @@ from histo_runtime.views import SYMMETRIES
 pytestmark = pytest.mark.tensorflow
 pytest.importorskip("keras")
 
-from histo_train.augment import Changes, _as_keras, _draw_matrices, change, draw_changes  # noqa: E402
-from histo_train.data import Patches  # noqa: E402
-from histo_train.recipe import ORIGINAL_AUGMENTATION, Augmentation  # noqa: E402
-from histo_train.sheet import write_augmentation_sheet  # noqa: E402
-from histo_train.stain import STAINS  # noqa: E402
+from histo_train.augment import Changes, _as_keras, _draw_matrices, change, draw_changes
+from histo_train.data import Patches
+from histo_train.recipe import ORIGINAL_AUGMENTATION, Augmentation
+from histo_train.sheet import write_augmentation_sheet
+from histo_train.stain import STAINS
 
 PATCHES = synthetic_patches(16, seed=3)[0]
 NOTHING = Augmentation(rotation=0, zoom=(1, 1), shift=0, stain=0, brightness=0, blur=0, share=1)

@@ -10,8 +10,8 @@ import pytest
 pytestmark = pytest.mark.tensorflow
 keras = pytest.importorskip("keras")
 
-from histo_train.averaging import EVERY, MovingAverage, decay_at  # noqa: E402
-from tests.train.small import small_network  # noqa: E402
+from histo_train.averaging import EVERY, MovingAverage, decay_at
+from tests.train.small import small_network
 
 
 def test_is_the_exponential_average_of_the_weights_by_numpy() -> None:

@@ -21,8 +21,8 @@ from tests.train.conftest import write_folders
 pytestmark = pytest.mark.tensorflow
 keras = pytest.importorskip("keras")
 
-from histo_train.augment import change, draw_changes  # noqa: E402
-from histo_train.recipe import Augmentation  # noqa: E402
+from histo_train.augment import change, draw_changes
+from histo_train.recipe import Augmentation
 
 GREY_LEVEL = 1 / 255
 # Both in one process, which takes seconds to start. One convolution a block instead of VGG19, which XLA compiles for

@@ -13,8 +13,8 @@ from histo_train.data import Patches
 pytestmark = pytest.mark.tensorflow
 pytest.importorskip("keras")
 
-from histo_train.batches import Batch, steps_per_epoch, training_batches  # noqa: E402
-from histo_train.recipe import Augmentation  # noqa: E402
+from histo_train.batches import Batch, steps_per_epoch, training_batches
+from histo_train.recipe import Augmentation
 
 COUNT = 21
 

@@ -15,12 +15,12 @@ from histo_runtime.errors import HistoError
 pytestmark = pytest.mark.tensorflow
 keras = pytest.importorskip("keras")
 
-from histo_train.checkpoint import State  # noqa: E402
-from histo_train.fit import Training, predict_logits  # noqa: E402
-from histo_train.history import Epoch, best_epoch  # noqa: E402
-from histo_train.interrupt import Interrupts, noted  # noqa: E402
-from histo_train.recipe import ORIGINAL, Recipe  # noqa: E402
-from tests.train.small import RECIPE, TRAIN, VALID, small_network  # noqa: E402
+from histo_train.checkpoint import State
+from histo_train.fit import Training, predict_logits
+from histo_train.history import Epoch, best_epoch
+from histo_train.interrupt import Interrupts, noted
+from histo_train.recipe import ORIGINAL, Recipe
+from tests.train.small import RECIPE, TRAIN, VALID, small_network
 
 
 class Kept:

@@ -16,9 +16,9 @@ pytestmark = pytest.mark.tensorflow
 keras = pytest.importorskip("keras")
 h5py = pytest.importorskip("h5py")
 
-from histo_train import weights as weights_module  # noqa: E402
-from histo_train.model import DENSE, build_classifier, build_network, folded_weights, layer_shapes, set_weights  # noqa: E402
-from histo_train.weights import imagenet_weights, read_weights  # noqa: E402
+from histo_train import weights as weights_module
+from histo_train.model import DENSE, build_classifier, build_network, folded_weights, layer_shapes, set_weights
+from histo_train.weights import imagenet_weights, read_weights
 
 PATCHES = synthetic_patches(2, seed=7)[0].astype(np.float32) / 255
 

@@ -14,7 +14,7 @@ import pytest
 pytestmark = pytest.mark.tensorflow
 pytest.importorskip("keras")
 
-from histo_train.checkpoint import read_state  # noqa: E402
+from histo_train.checkpoint import read_state
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:

@@ -10,7 +10,7 @@ import pytest
 pytestmark = pytest.mark.tensorflow
 pytest.importorskip("keras")
 
-from histo_train.run_record import git_state  # noqa: E402
+from histo_train.run_record import git_state
 
 
 def git(*arguments: str) -> str:

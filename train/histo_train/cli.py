@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from histo_runtime.command import HistoCommand, say
+from histo_runtime.completion import files, words_or_files
 from histo_runtime.errors import HistoError, ModelNotFoundError, UsageError, missing_extra
 from histo_runtime.progress import duration
 from histo_runtime.quiet import native_stderr_held
@@ -67,6 +68,7 @@ def _threshold_rule(_ctx: click.Context, _param: click.Parameter, value: str) ->
 @click.option(
     "--weights",
     metavar="imagenet|random|FILE",
+    shell_complete=words_or_files(IMAGENET, RANDOM),
     default=IMAGENET,
     show_default=True,
     help="What to start from: VGG19 as trained on ImageNet (downloaded once by Keras), nothing, or the weights"
@@ -103,6 +105,7 @@ def _threshold_rule(_ctx: click.Context, _param: click.Parameter, value: str) ->
     "--validation",
     callback=_share_or_folder,
     metavar="SHARE|PATH",
+    shell_complete=files,
     help="Patches to judge by: a share of DATA, held back at random, or others in one of the layouts. Half of them"
     " choose the best epoch, the other half is reported.  [default: the split that DATA comes with, else 0.1]",
 )
@@ -119,6 +122,7 @@ def _threshold_rule(_ctx: click.Context, _param: click.Parameter, value: str) ->
     default=YOUDEN,
     show_default=True,
     metavar="youden|sensitivity=0.95",
+    shell_complete=words_or_files(YOUDEN, "sensitivity=0.95"),
     help="How the threshold in the card is chosen.",
 )
 @click.option("--resume", is_flag=True, help="Go on with an unfinished run of MODEL; begin one where there is none.")
@@ -249,7 +253,7 @@ def import_keras() -> None:
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
         with native_stderr_held():
-            import keras  # noqa: F401
+            import keras  # noqa: F401 - for what it says while it loads
     except ImportError as error:
         raise HistoError(f"Keras can't be imported ({error}): install its backend again") from error
 

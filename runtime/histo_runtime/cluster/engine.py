@@ -165,8 +165,15 @@ def _join(ray: Any, address: str) -> None:
         _knock(address)
     error = _init(ray, address=address)
     if error is not None:
-        what = "no cluster is running on this machine" if address == "auto" else "can't be joined"
-        raise InputError(f"--address {address}: {what} ({_one_line(error)})") from error
+        raise InputError(_why_not_joined(address, error)) from error
+
+
+def _why_not_joined(address: str, error: Exception) -> str:
+    if address == "auto":
+        return f"--address auto: no cluster is running on this machine ({_one_line(error)})"
+    # Not told from what Ray says, which without a token is that it could not connect.
+    token = "" if os.environ.get("RAY_AUTH_MODE") == "token" else ": if it asks for a token, set RAY_AUTH_MODE=token"
+    return f"--address {address}: can't be joined ({_one_line(error)}){token}"
 
 
 def _knock(address: str) -> None:

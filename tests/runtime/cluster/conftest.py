@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +23,7 @@ COUNT = 4000
 MODEL = DATA / "sigmoid_d4.onnx"
 # Whole blocks of 256 patches, on every engine the same.
 SETTINGS = ("--model", str(MODEL), "--device", "cpu", "--threads", "1", "--batch-size", "64")
-INFER = "from histo_runtime.cli import infer; infer()"
+INFER = "from histo_runtime.program import infer; infer()"
 
 
 @pytest.fixture(scope="session")
@@ -49,11 +51,26 @@ def local(many: Path, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     return pd.read_parquet(folder / "local.parquet")
 
 
+@pytest.fixture(scope="module")
+def temporary() -> Iterator[Path]:
+    """A folder for temporary files that no other run here uses, with a name as short as Ray's sockets need."""
+    folder = Path(tempfile.mkdtemp(prefix="h-", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 @contextmanager
-def started(*arguments: object, cwd: Path) -> Iterator[subprocess.Popen[str]]:
+def started(*arguments: object, cwd: Path, temporary: Path) -> Iterator[subprocess.Popen[str]]:
     """Run `histo-infer --engine ray` in a process, in a folder; it is ended with the body."""
     command = [sys.executable, "-c", INFER, *map(str, arguments), "--engine", "ray"]
-    process = subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=cwd,
+        env={**os.environ, "TMPDIR": str(temporary)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     try:
         yield process
     finally:

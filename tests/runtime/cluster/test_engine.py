@@ -67,6 +67,19 @@ def test_an_address_where_nothing_listens_is_told_at_once() -> None:
             engine._knock(nonsense)
 
 
+def test_a_cluster_that_can_not_be_joined_may_want_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_knock", lambda _: None)
+    monkeypatch.setattr(engine, "_init", lambda *_, **__: ConnectionError("no answer\nin a page"))
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    with pytest.raises(InputError, match=r"can't be joined \(no answer\): .* a token, set RAY_AUTH_MODE=token$"):
+        engine._join(None, "head:6379")
+    with pytest.raises(InputError, match=r"no cluster is running on this machine \(no answer\)$"):
+        engine._join(None, "auto")
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    with pytest.raises(InputError, match=r"can't be joined \(no answer\)$"):
+        engine._join(None, "head:6379")
+
+
 @pytest.mark.parametrize(
     ("asked", "pool"),
     [

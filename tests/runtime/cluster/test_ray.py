@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tests.conftest import names_in
 from tests.runtime.cluster.conftest import COUNT, MODEL, SETTINGS, started, workers_of
 
 pytest.importorskip("ray", reason='needs Ray: pip install "histo-edge[ray]"')
@@ -33,13 +33,9 @@ def wait_for_shards(process: subprocess.Popen[str], folder: Path, count: int) ->
         time.sleep(0.02)
 
 
-def own_folders() -> set[str]:
-    return {path.name for path in Path(tempfile.gettempdir()).glob("histo-ray-*")}
-
-
 @dataclass(frozen=True)
 class Run:
-    """What a process came to; `kept` are the shards of the first one, `left` Ray's folders that are still there."""
+    """What a process came to; `kept` are the shards of the first one, `left` what its temporary folder still holds."""
 
     folder: Path
     returncode: int
@@ -51,30 +47,30 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def interrupted(many: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def interrupted(many: Path, temporary: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run of one actor that got Ctrl-C when its first shards were done."""
     folder = tmp_path_factory.mktemp("run")
-    before = own_folders()
-    with started(many, *SETTINGS, "-o", "out", cwd=folder) as process:
+    with started(many, *SETTINGS, "-o", "out", cwd=folder, temporary=temporary) as process:
         wait_for_shards(process, folder / "out", 1)
         process.send_signal(signal.SIGINT)
         process.wait(120)
         kept = {path: path.stat().st_mtime_ns for path in (folder / "out").glob("*.parquet")}
         record = (folder / "out/_run.json").exists()
-        return Run(folder, process.returncode, *process.communicate(), kept, record, own_folders() - before)
+        return Run(folder, process.returncode, *process.communicate(), kept, record, set(names_in(temporary)))
 
 
 @pytest.fixture(scope="module")
-def finished(interrupted: Run, many: Path) -> Run:
+def finished(interrupted: Run, many: Path, temporary: Path) -> Run:
     """The same run continued by two actors, one of which was killed."""
-    folder, before = interrupted.folder, own_folders()
+    folder = interrupted.folder
     # Threads and batch size are taken over from the run before.
-    with started(many, "--model", MODEL, "-o", "out", "--actors", 2, "--json", cwd=folder) as process:
+    options = ("--model", MODEL, "-o", "out", "--actors", 2, "--json")
+    with started(many, *options, cwd=folder, temporary=temporary) as process:
         wait_for_shards(process, folder / "out", len(interrupted.kept) + 1)
         os.kill(workers_of(process.pid)[0], signal.SIGKILL)
         stdout, stderr = process.communicate(timeout=240)
         kept = {path: path.stat().st_mtime_ns for path in interrupted.kept}
-        return Run(folder, process.returncode, stdout, stderr, kept, True, own_folders() - before)
+        return Run(folder, process.returncode, stdout, stderr, kept, True, set(names_in(temporary)))
 
 
 def test_an_interrupt_keeps_the_shards_that_are_done_and_says_how_to_go_on(interrupted: Run) -> None:

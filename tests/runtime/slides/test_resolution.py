@@ -71,4 +71,5 @@ def test_what_tifffile_writes_is_read_back(layout: Layout, tmp_path: Path, ome: 
     from histo_runtime.slides.reader import Slide
 
     with Slide(write_tiff(tmp_path / "a.tif", layout.image, (0.243, 0.5), ome=ome)) as slide:
-        assert resolution_of(slide.properties) == pytest.approx((0.243, 0.5), rel=1e-6)
+        # tifffile writes a fraction: 3e-6 off in 2025.5.
+        assert resolution_of(slide.properties) == pytest.approx((0.243, 0.5), rel=1e-5)

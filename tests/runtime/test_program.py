@@ -1,0 +1,86 @@
+"""A command that is interrupted says so and exits with 130: while it loads, computes or tidies up, once or twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import DATA, names_in
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT to send")
+
+TIDYING = """
+import signal, click
+from histo_runtime.command import HistoCommand
+from histo_runtime.program import run
+
+@click.command("slow", cls=HistoCommand)
+def slow():
+    try:
+        signal.raise_signal(signal.SIGINT)
+    finally:
+        for again in range({again}):
+            signal.raise_signal(signal.SIGINT)
+            print("tidied", again, flush=True)
+
+run("slow", "__main__", "slow")
+"""
+
+
+def run(program: str, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, **options)
+
+
+@pytest.mark.parametrize("name", ["infer", "doctor"])
+def test_while_it_is_being_imported(name: str, tmp_path: Path) -> None:
+    (tmp_path / "click.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    done = run(f"from histo_runtime.program import {name}; {name}()", env={**os.environ, "PYTHONPATH": path})
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", f"histo-{name}: interrupted\n")
+
+
+@pytest.mark.parametrize("gap", [0.0, 0.05, 0.15])
+def test_twice_while_native_threads_compute(gap: float, folder: Path, tmp_path: Path) -> None:
+    patch = next(folder.rglob("*.png"))
+    (tmp_path / "list.csv").write_text("path\n" + f"{patch}\n" * 100_000)
+    # Batches of many views: what runs when the first signal comes is still running when the second does.
+    options = ["--model", str(DATA / "sigmoid_d4.onnx"), "--device", "cpu", "--batch-size", "4096"]
+    command = [sys.executable, "-c", "from histo_runtime.program import infer; infer()", "list.csv", *options]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        partial = tmp_path / "predictions.csv.partial"
+        while not (partial.exists() and b'"block": 0' in partial.read_bytes()):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        time.sleep(gap)
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stdout) == (130, ""), stderr
+    told = [line for line in stderr.splitlines() if "stopping" not in line]
+    assert "patches are kept; go on with: " in told[-1], stderr
+    for alarming in ("Traceback", "Exception ignored", "terminate called"):
+        assert alarming not in stderr
+    assert names_in(tmp_path) == ["list.csv", "predictions.csv.partial"]
+
+
+def test_a_second_one_lets_the_tidying_up_end_and_a_third_one_does_not() -> None:
+    second = run(TIDYING.format(again=1))
+    assert (second.returncode, second.stdout) == (130, "tidied 0\n")
+    assert second.stderr == "slow: stopping; once more ends it at once\nslow: interrupted\n"
+    third = run(TIDYING.format(again=3))
+    assert (third.returncode, third.stdout) == (130, "tidied 0\n")
+    assert third.stderr == second.stderr
+
+
+def test_where_it_was_to_be_ignored_it_is_ignored() -> None:
+    def ignore() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    done = run(TIDYING.format(again=1), preexec_fn=ignore)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "tidied 0\n", "")
