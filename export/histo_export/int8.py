@@ -53,7 +53,7 @@ class Quantised:
 
 
 def search_steps(core: onnx.ModelProto, calibration: PatchSet, selection: PatchSet) -> int:
-    """How many patches `search` runs, all passes counted: the length of its progress."""
+    """How many patches `search` runs at most, all passes counted: the length of its progress."""
     return PASSES * len(calibration) + (1 + len(_exclusions(core)) * len(METHODS)) * len(selection)
 
 
@@ -71,15 +71,15 @@ def search(
     target: str,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Quantised:
-    """Try each method with and without the first convolution, and choose on the selection patches.
+    """Try each method, with the first convolution in float32 too where labels ask for it, and choose.
 
     Args:
         core: `scaled` float32 -> `logit`.
         card: gives scaling, activation, temperature and threshold.
         calibration: sets the ranges.
-        selection: chooses among candidates, by the plain view.
+        selection: patches that choose among candidates, by the plain view.
         target: see `quantise`.
-        advance: called with a number of patches done, `search_steps` in all.
+        advance: called with a number of patches done, `search_steps` in all; what need not be tried counts as done.
     """
     planned = plan(core)
     ranges = activation_ranges(planned.core, planned.tensors, scale(calibration.patches, card.scaling), advance)
@@ -96,11 +96,14 @@ def search(
         nodes = () if excluded == _NOTHING else (planned.first,)
         return quantise(planned, ranges[method], target=target, scaling=card.scaling, exclude=nodes)
 
-    candidates = [
-        _judge(method, excluded, probability(int8(method, excluded)), reference, card)
-        for excluded in _exclusions(core)
-        for method in METHODS
-    ]
+    candidates: list[Candidate] = []
+    for excluded in _exclusions(core):
+        if candidates and _labels_hold(_nearest_throughout(candidates)):
+            advance(len(METHODS) * len(selection))
+            break
+        candidates += [
+            _judge(method, excluded, probability(int8(method, excluded)), reference, card) for method in METHODS
+        ]
     chosen, why = choose(candidates)
     record = {
         "method": chosen.method,
@@ -118,11 +121,19 @@ def search(
 
 def choose(candidates: list[Candidate]) -> tuple[Candidate, str]:
     """Choose a candidate and say why: int8 throughout while its labels hold, else whichever is nearest."""
-    throughout = min((c for c in candidates if c.excluded == _NOTHING), key=lambda c: c.mean)
-    if throughout.changed <= _COMFORTABLE:
+    throughout = _nearest_throughout(candidates)
+    if _labels_hold(throughout):
         return throughout, "smallest mean difference of those in int8 throughout, whose labels hold"
     nearest = min(candidates, key=lambda c: (c.changed, c.mean))
     return nearest, f"int8 throughout changed {throughout.changed:.1%} of the labels, this {nearest.changed:.1%}"
+
+
+def _nearest_throughout(candidates: list[Candidate]) -> Candidate:
+    return min((c for c in candidates if c.excluded == _NOTHING), key=lambda c: c.mean)
+
+
+def _labels_hold(candidate: Candidate) -> bool:
+    return candidate.changed <= _COMFORTABLE
 
 
 def _judge(
