@@ -68,7 +68,7 @@ def transforms(tile: int) -> Transforms:
         ValueError: there are no points for that tile size.
     """
     output, weight, samples = (np.array(matrix, np.float64) for matrix in cook_toom(tile))
-    return Transforms(tile, samples, np.kron(weight, weight), output)
+    return Transforms(tile, samples, np.asarray(np.kron(weight, weight), np.float64), output)
 
 
 def cook_toom(tile: int) -> tuple[list[list[Fraction]], list[list[Fraction]], list[list[Fraction]]]:
