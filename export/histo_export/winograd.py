@@ -40,13 +40,13 @@ _POINTS = tuple(Fraction(point) for point in ("0", "1", "-1", "2", "-2", "1/2", 
 
 @dataclass(frozen=True)
 class Transforms:
-    """The matrices of F(m x m, 3 x 3) on tiles that are flattened by rows, n = m + 2.
+    """The matrices of F(m x m, 3 x 3), n = m + 2.
 
     Attributes:
         tile: m, the outputs of a tile along one side.
-        input: float64 `[n*n, n*n]`, from the pixels of an input tile to its values.
-        weight: float64 `[n*n, 9]`, from the taps of a filter to its values.
-        output: float64 `[m*m, n*n]`, from the products to the pixels of an output tile.
+        input: float64 `[n, n]`, B^T, from the pixels of an input tile to its values; for rows and columns in turn.
+        weight: float64 `[n*n, 9]`, G for both directions at once, on filters and values that are flattened by rows.
+        output: float64 `[m, n]`, A^T, from the products to the pixels of an output tile; for rows and columns in turn.
     """
 
     tile: int
@@ -62,13 +62,13 @@ class Transforms:
 
 @cache
 def transforms(tile: int) -> Transforms:
-    """Return the matrices of one tile size, for both directions at once (Kronecker products).
+    """Return the matrices of one tile size.
 
     Raises:
         ValueError: there are no points for that tile size.
     """
     output, weight, samples = (np.array(matrix, np.float64) for matrix in cook_toom(tile))
-    return Transforms(tile, _both(samples), _both(weight), _both(output))
+    return Transforms(tile, samples, np.asarray(np.kron(weight, weight), np.float64), output)
 
 
 def cook_toom(tile: int) -> tuple[list[list[Fraction]], list[list[Fraction]], list[list[Fraction]]]:
@@ -92,11 +92,6 @@ def cook_toom(tile: int) -> tuple[list[list[Fraction]], list[list[Fraction]], li
     weight.append([Fraction(power == TAPS - 1) for power in range(TAPS)])
     samples.append(_from_roots(points))
     return output, weight, samples
-
-
-def _both(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the matrix of both directions on tiles that are flattened by rows."""
-    return np.asarray(np.kron(matrix, matrix), np.float64)
 
 
 def _from_roots(roots: tuple[Fraction, ...]) -> list[Fraction]:

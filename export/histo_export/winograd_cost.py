@@ -1,7 +1,7 @@
 """What a convolution costs, directly and by Winograd's filtering, and which layers are worth rewriting.
 
-Three things take time: multiplications, bytes that pass between memory and processor, and rows that Gather copies
-one by one. The first two are counted from the shapes, step by step, as `winograd_graph` builds them.
+Three things take time: multiplications, bytes that pass between memory or cache and processor, and rows that Gather
+copies one by one. The first two are counted from the shapes, step by step, as `winograd_graph` builds them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,11 @@ from histo_export.winograd_layers import Layer
 # VGG19 at 96 pixels, tiles 2 to 6, batches of 1 to 32. Other CPUs are faster or slower as a whole; a choice depends
 # on the ratios alone, above all on 4 multiplications in the time of a byte.
 MULTIPLICATIONS = 107e9  # a second, in large matrix products and in direct convolutions
-BYTES = 26e9  # a second, in steps whose data lies in the last cache or beyond
+BYTES = 26e9  # a second, from memory; products with the small matrices of the transforms cost no more than their bytes
+CACHED_BYTES = 55e9  # a second, in steps whose values stay in the last cache
+CACHED = 20e6  # bytes of values up to which they do
+# Bytes of a strip's values: batches four times as large as BATCH find them in the cache too.
+STRIP = 5e6
 GATHERED_ROW = 4e-9  # seconds for each row, whatever it holds
 # Views of a batch: one patch with its eight views, the smallest batch at work. Weights are read once a batch.
 BATCH = 8
@@ -29,10 +33,21 @@ _FLOAT = 4  # bytes
 
 @dataclass(frozen=True)
 class Choice:
-    """How a layer is rewritten: tiles of `tile` x `tile` outputs, in the layout with channels or with views last."""
+    """How a layer is rewritten.
+
+    Attributes:
+        tile: m, for tiles of m x m outputs.
+        channels_last: the layout, with channels or with views last.
+        strips: parts in which the tiles are computed one after the other; several with channels last only.
+    """
 
     tile: int
     channels_last: bool
+    strips: int = 1
+
+    def __post_init__(self) -> None:
+        if self.strips > 1 and not self.channels_last:
+            raise ValueError("strips are for the layout with channels last")
 
 
 @dataclass(frozen=True)
@@ -51,9 +66,6 @@ class Cost:
         return self.gather + self.input + self.products + self.output + self.finish
 
 
-_CHOICES = tuple(Choice(tile, channels_last) for tile in TILES for channels_last in (False, True))
-
-
 def direct_cost(layer: Layer) -> float:
     """Estimate the seconds of the direct convolution of one view."""
     return TAPS**2 * layer.channels * layer.filters * layer.output_height * layer.output_width / MULTIPLICATIONS
@@ -64,23 +76,44 @@ def winograd_cost(layer: Layer, choice: Choice) -> Cost:
     tile = choice.tile
     values = (tile + TAPS - 1) ** 2
     tiles = -(-layer.output_height // tile) * -(-layer.output_width // tile)
-    before, after, outputs = (
-        size * tiles for size in (values * layer.channels, values * layer.filters, tile**2 * layer.filters)
+    before, after, half, outputs = (
+        size * tiles
+        for size in (
+            values * layer.channels,
+            values * layer.filters,
+            (tile + TAPS - 1) * tile * layer.filters,
+            tile**2 * layer.filters,
+        )
     )
     weights = values * layer.channels * layer.filters
     rows = values * tiles * (1 if choice.channels_last else layer.channels)
     pooled = layer.pools_inside(tile)
     finished = outputs // 4 if pooled else outputs
+    cached = (before + after) * BATCH * _FLOAT / choice.strips <= CACHED
     return Cost(
-        gather=_seconds(moved=layer.channels * layer.height * layer.width + before, rows=rows),
-        input=_seconds(multiplied=values * before, moved=2 * before),
-        products=_seconds(
-            multiplied=weights * tiles,
-            moved=before + after + weights / BATCH * (_REPACKING if choice.channels_last else 1),
+        gather=_seconds(moved=layer.channels * layer.height * layer.width + before, cached=cached, rows=rows),
+        input=_seconds(moved=4 * before, cached=cached),
+        products=_seconds(multiplied=weights * tiles, moved=before + after, cached=cached)
+        + _seconds(
+            moved=weights * choice.strips / BATCH * (_REPACKING if choice.channels_last else 1),
+            cached=choice.strips > 1,
         ),
-        output=_seconds(multiplied=tile**2 * after, moved=after + outputs),
-        finish=_seconds(moved=4 * finished + (outputs + finished if pooled else 0)),
+        output=_seconds(moved=after + 2 * half + outputs, cached=cached),
+        finish=_seconds(moved=4 * finished + (2 * outputs + finished if pooled else 0), cached=cached)
+        + _seconds(moved=2 * finished if choice.strips > 1 else 0),
     )
+
+
+def strips(layer: Layer, tile: int) -> int:
+    """Return the strips in which a layer's tiles are computed with channels last.
+
+    So many that a strip's values are `STRIP` bytes, but no fewer than those of the weights, which are read for each.
+    """
+    values = (tile + TAPS - 1) ** 2
+    tiles = -(-layer.output_height // tile) * -(-layer.output_width // tile)
+    size = values * tiles * (layer.channels + layer.filters) * BATCH * _FLOAT
+    weights = values * layer.channels * layer.filters * _FLOAT
+    return max(1, min(tiles, int(size // max(STRIP, weights))))
 
 
 def choose(layers: Sequence[Layer]) -> dict[str, Choice]:
@@ -95,9 +128,15 @@ def choose(layers: Sequence[Layer]) -> dict[str, Choice]:
     return chosen
 
 
-def _seconds(*, multiplied: float = 0, moved: float = 0, rows: float = 0) -> float:
+def _choices(layer: Layer) -> list[Choice]:
+    """Every way to rewrite a layer."""
+    return [choice for tile in TILES for choice in (Choice(tile, False), Choice(tile, True, strips(layer, tile)))]
+
+
+def _seconds(*, multiplied: float = 0, moved: float = 0, cached: bool = False, rows: float = 0) -> float:
     """Seconds of a view for so many multiplications, values read or written, and rows copied once a batch."""
-    return multiplied / MULTIPLICATIONS + moved * _FLOAT / BYTES + rows * GATHERED_ROW / BATCH
+    speed = CACHED_BYTES if cached else BYTES
+    return multiplied / MULTIPLICATIONS + moved * _FLOAT / speed + rows * GATHERED_ROW / BATCH
 
 
 def _chains(layers: Sequence[Layer]) -> list[list[Layer]]:
@@ -152,7 +191,7 @@ def _cheapest(chain: Sequence[Layer]) -> Mapping[str, Choice]:
     ways = [_Way(0.0, {})]
     for layer in chain:
         limit = _WORTH_IT * direct_cost(layer)
-        choices = [choice for choice in _CHOICES if winograd_cost(layer, choice).total < limit]
+        choices = [choice for choice in _choices(layer) if winograd_cost(layer, choice).total < limit]
         ways = [min((way.extended(layer, choice) for way in ways), key=_so_far) for choice in (None, *choices)]
     return min(ways, key=lambda way: way.ended).choices
 

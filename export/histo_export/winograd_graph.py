@@ -6,14 +6,16 @@ layer's Gather, which cuts overlapping tiles anyway, looks them up there. A bloc
 With n = m + 2, C channels and C' filters a layer is
 
     Gather                      [n*n, tiles, N, C]      the tiles of the input, overlapping by two pixels
-    MatMul by the input matrix  [n*n, tiles * N * C]    both directions in one product: fewer passes over memory
+    MatMul by B^T, twice        [n, n, tiles * N * C]   along the rows of a tile, then along its columns
     MatMul by the weights       [n*n, tiles * N, C']    n * n products
-    MatMul by the output matrix [m*m + 1, tiles * N * C']
+    MatMul by A^T, twice        [m + 1, m, tiles * N * C']
     ReduceMax, Add, Relu                                pooling comes first: it commutes with bias and ReLU
 
-That is the layout with channels last. Its weights are the right side of a batched product, which onnxruntime repacks on
-every run; where tiles * N is small that costs more than the product. There the views come last, `[n*n, C, tiles, N]`,
-and the weights stand on the left; Gather then copies N numbers at a time instead of N * C.
+That is the layout with channels last. Where so many values would not stay in the cache, the tiles are computed in
+strips, one after the other, and a Concat puts their results together. The weights are the right side of a batched
+product, which onnxruntime repacks on every run; where tiles * N is small that costs more than the product. There the
+views come last, `[n*n, C, tiles, N]`, and the weights stand on the left; Gather then copies N numbers at a time instead
+of N * C.
 
 Weights are stored as they are; their transform, a MatMul of constants, is folded by the runtime when it opens the file.
 """
@@ -27,7 +29,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from histo_export.graph import PREFIX, GraphBuilder
-from histo_export.winograd import Transforms, transforms
+from histo_export.winograd import transforms
 from histo_export.winograd_cost import Choice
 from histo_export.winograd_layers import Layer
 from histo_export.winograd_tiles import Packed, TileGrid
@@ -137,79 +139,109 @@ class _Rewriter:
         graph.add_named("Reshape", [views, graph.integers(-1, packed.channels, height, width)], name)
 
     def _convolve(self, layer: Layer, choice: Choice) -> Packed:
-        graph, name, matrices, last = self._graph, layer.name, transforms(choice.tile), choice.channels_last
-        source = self._source(layer, channels_last=last)
-        grid = TileGrid(layer, choice.tile)
-        values = matrices.reach**2
-        tiles = graph.add("Gather", [source.name, self._tile_rows(layer, source, grid)], f"{name}/tiles", axis=0)
-        flat = graph.add("Reshape", [tiles, graph.integers(values, -1)], f"{name}/tiles_flat")
-        before = graph.add("MatMul", [graph.matrix(f"{choice.tile}/input", matrices.input), flat], f"{name}/input")
-        shape = (values, -1, layer.channels) if last else (values, layer.channels, -1)
-        split = graph.add("Reshape", [before, graph.integers(*shape)], f"{name}/input_split")
-        weights = self._weight_values(layer, matrices, channels_last=last)
-        products = graph.add("MatMul", [split, weights] if last else [weights, split], f"{name}/products")
-        after = graph.add("Reshape", [products, graph.integers(values, -1)], f"{name}/products_flat")
-        return self._finish(layer, grid, after, channels_last=last)
+        source = self._source(layer, channels_last=choice.channels_last)
+        grid = TileGrid(layer, choice.tile, choice.strips)
+        rows = grid.input_rows(source).astype(np.int32)
+        weights = self._weight_values(layer, choice)
+        strips = []
+        for strip in grid.strips:
+            name = f"{layer.name}/{strip.start}"
+            chosen = self._tile_rows(name, np.ascontiguousarray(rows[:, strip]), source)
+            tiles = self._graph.add("Gather", [source.name, chosen], f"{name}/tiles", axis=0)
+            products = self._products(name, tiles, weights, layer, choice)
+            strips.append(self._finish(name, products, layer, grid, strip, channels_last=choice.channels_last))
+        packed = strips[0] if len(strips) == 1 else self._graph.add("Concat", strips, f"{layer.name}/packed", axis=0)
+        return grid.result(packed, channels_last=choice.channels_last)
 
-    def _tile_rows(self, layer: Layer, source: Packed, grid: TileGrid) -> str:
+    def _tile_rows(self, name: str, rows: np.ndarray, source: Packed) -> str:
         """The rows that Gather reads, `[n*n, tiles]` or `[n*n, C, tiles]`; the runtime folds the sum over channels."""
         graph = self._graph
-        rows = grid.input_rows(source).astype(np.int32)
         if source.channels_last:
-            return graph.constant(f"{layer.name}/rows", rows)
-        steps = (np.arange(layer.channels) * source.step)[:, None].astype(np.int32)
-        first = graph.constant(f"{layer.name}/rows", rows[:, None])
-        return graph.add("Add", [first, graph.constant(f"{layer.name}/channels", steps)], f"{layer.name}/tile_rows")
+            return graph.constant(f"{name}/rows", rows)
+        steps = (np.arange(source.channels) * source.step)[:, None].astype(np.int32)
+        first = graph.constant(f"{name}/rows", rows[:, None])
+        return graph.add("Add", [first, graph.constant(f"{name}/channels", steps)], f"{name}/tile_rows")
 
-    def _weight_values(self, layer: Layer, matrices: Transforms, *, channels_last: bool) -> str:
+    def _products(self, name: str, tiles: str, weights: str, layer: Layer, choice: Choice) -> str:
+        """Input transform and products with the weights, `[n*n, ...]`."""
+        graph, matrices = self._graph, transforms(choice.tile)
+        before = self._both_ways(f"{name}/input", tiles, f"{choice.tile}/input", matrices.input)
+        sizes = (-1, layer.channels) if choice.channels_last else (layer.channels, -1)
+        split = graph.add("Reshape", [before, graph.integers(matrices.reach**2, *sizes)], f"{name}/input/split")
+        factors = [split, weights] if choice.channels_last else [weights, split]
+        return graph.add("MatMul", factors, f"{name}/products")
+
+    def _both_ways(self, name: str, tiles: str, key: str, matrix: np.ndarray, zero_rows: int = 0) -> str:
+        """Multiply tiles `[k * k, ...]` by a matrix `[r, k]` along their rows, then along their columns.
+
+        The result has r + `zero_rows` rows of r pixels. One product with the Kronecker product of the matrix with
+        itself would do the same with four times the multiplications (k = 8).
+        """
+        graph, side = self._graph, matrix.shape[1]
+        split = graph.add("Reshape", [tiles, graph.integers(side, side, -1)], f"{name}/rows")
+        half = graph.add("MatMul", [graph.matrix(key, matrix), split], f"{name}/half")
+        flat = graph.add("Reshape", [half, graph.integers(side, -1)], f"{name}/columns")
+        if zero_rows:
+            key, matrix = f"{key}/zeros{zero_rows}", np.pad(matrix, ((0, zero_rows), (0, 0)))
+        return graph.add("MatMul", [graph.matrix(key, matrix), flat], f"{name}/done")
+
+    def _weight_values(self, layer: Layer, choice: Choice) -> str:
         """The transformed weights, `[n*n, C, C']` or `[n*n, C', C]`, as constant nodes."""
-        graph, name = self._graph, layer.name
+        graph, name, matrices = self._graph, layer.name, transforms(choice.tile)
         weight = numpy_helper.to_array(self._weights[layer.weight])
-        taps_first = weight.transpose(2, 3, 1, 0) if channels_last else weight.transpose(2, 3, 0, 1)
+        taps_first = weight.transpose(2, 3, 1, 0) if choice.channels_last else weight.transpose(2, 3, 0, 1)
         shape = taps_first.shape[2:]
         stored = graph.constant(f"{name}/weight", np.ascontiguousarray(taps_first).reshape(-1, shape[0] * shape[1]))
         matrix = graph.matrix(f"{matrices.tile}/weight", matrices.weight)
         flat = graph.add("MatMul", [matrix, stored], f"{name}/weight_flat")
         return graph.add("Reshape", [flat, graph.integers(matrices.reach**2, *shape)], f"{name}/weight_values")
 
-    def _finish(self, layer: Layer, grid: TileGrid, values: str, *, channels_last: bool) -> Packed:
-        """Output transform, pooling, bias and ReLU: from the products `[n*n, ...]` to a packed result."""
-        graph, name, blocks = self._graph, layer.name, grid.blocks
-        key = f"{grid.tile}/{'pooled_output' if grid.pools else 'output'}"
-        result = graph.add("MatMul", [graph.matrix(key, grid.output_matrix()), values], f"{name}/output")
+    def _finish(
+        self, name: str, products: str, layer: Layer, grid: TileGrid, strip: slice, *, channels_last: bool
+    ) -> str:
+        """Output transform, pooling, bias and ReLU: from the products `[n*n, ...]` to rows of a packed result."""
+        graph, tile = self._graph, grid.tile
+        key, matrix = f"{tile}/output", transforms(tile).output
+        result = self._both_ways(f"{name}/output", products, key, matrix, grid.zero_rows)
         if grid.pools:
-            windows = graph.add("Reshape", [result, graph.integers(4, -1)], f"{name}/windows")
-            result = graph.add("ReduceMax", [windows, graph.integers(0)], f"{name}/pooled", keepdims=0)
-        shape = (blocks + 1, -1, layer.filters) if channels_last else (blocks + 1, layer.filters, -1)
-        result = graph.add("Reshape", [result, graph.integers(*shape)], f"{name}/blocks")
+            result = self._pool_pairs(f"{name}/across", result, (tile + grid.zero_rows) * grid.side)
+            result = self._pool_pairs(f"{name}/down", result, grid.side + 1)
+        sizes = (-1, layer.filters) if channels_last else (layer.filters, -1)
+        result = graph.add("Reshape", [result, graph.integers(grid.blocks, *sizes)], f"{name}/blocks")
         if layer.bias:
-            bias = np.zeros((blocks + 1, layer.filters), np.float32)  # none for the zeros of the padding
-            bias[:-1] = numpy_helper.to_array(self._weights[layer.bias])
-            bias = np.expand_dims(bias, 1 if channels_last else 2)
-            result = graph.add("Add", [result, graph.constant(f"{name}/bias", bias)], f"{name}/biased")
+            result = graph.add("Add", [result, self._bias(layer, grid, channels_last=channels_last)], f"{name}/biased")
         if layer.relu:
             result = graph.add("Relu", [result], f"{name}/activated")
-        block = grid.count if channels_last else grid.count * layer.filters
-        rows = (blocks + 1) * block
-        packed = graph.add("Reshape", [result, graph.integers(rows, -1)], f"{name}/packed")
-        step = 0 if channels_last else grid.count
-        return Packed(packed, layer.filters, grid.result_rows(block), zero=blocks * block, rows=rows, step=step)
+        rows = grid.blocks * (strip.stop - strip.start) * (1 if channels_last else layer.filters)
+        return graph.add("Reshape", [result, graph.integers(rows, -1)], f"{name}/packed")
+
+    def _pool_pairs(self, name: str, values: str, pairs: int) -> str:
+        """The larger of two neighbours; onnxruntime is seven times slower at this along a first axis."""
+        graph = self._graph
+        split = graph.add("Reshape", [values, graph.integers(pairs, 2, -1)], f"{name}/pairs")
+        return graph.add("ReduceMax", [split, graph.integers(1)], f"{name}/larger", keepdims=0)
+
+    def _bias(self, layer: Layer, grid: TileGrid, *, channels_last: bool) -> str:
+        bias = np.zeros((grid.blocks, layer.filters), np.float32)  # none for the zeros of the padding
+        bias[: grid.side**2] = numpy_helper.to_array(self._weights[layer.bias])
+        return self._graph.shared(f"{layer.name}/bias", np.expand_dims(bias, 1 if channels_last else 2))
 
 
 class _SharingBuilder(GraphBuilder):
-    """Gives equal shapes and transform matrices one constant."""
+    """Gives equal shapes, transform matrices and the strips' bias one constant."""
 
     def __init__(self) -> None:
         super().__init__()
         self._shared: set[str] = set()
 
     def integers(self, *values: int) -> str:
-        return self._share(f"winograd/{','.join(map(str, values))}", np.array(values, np.int64))
+        return self.shared(f"winograd/{','.join(map(str, values))}", np.array(values, np.int64))
 
     def matrix(self, name: str, value: np.ndarray) -> str:
-        return self._share(f"winograd/{name}", value.astype(np.float32))
+        return self.shared(f"winograd/{name}", value.astype(np.float32))
 
-    def _share(self, name: str, value: np.ndarray) -> str:
+    def shared(self, name: str, value: np.ndarray) -> str:
+        """Add a constant unless it is there."""
         if name not in self._shared:
             self._shared.add(name)
             self.constant(name, value)

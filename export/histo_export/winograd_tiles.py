@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from histo_export.winograd import TAPS, transforms
+from histo_export.winograd import TAPS
 from histo_export.winograd_layers import Layer
 
 
@@ -46,17 +46,24 @@ class TileGrid:
     """The tiles of m x m outputs that cover a layer's output; one that is cut off is computed whole.
 
     Attributes:
-        tile: m. pools: whether the layer's pooling is taken over.
-        count: tiles of an image; blocks: pixels of a tile, after pooling.
+        pools: whether the layer's pooling is taken over.
+        side: of a tile, after pooling.
+        strips: the tiles that are computed together, by their numbers.
+        zero_rows: rows of zeros that the last step of the output transform adds to a tile: one, after pooling.
+        blocks: pixels of a tile with those zeros, after pooling.
     """
 
-    def __init__(self, layer: Layer, tile: int) -> None:
+    def __init__(self, layer: Layer, tile: int, strips: int = 1) -> None:
         self.tile = tile
         self.pools = layer.pools_inside(tile)
+        self.side = tile // 2 if self.pools else tile
+        self.zero_rows = 2 if self.pools else 1
+        self.blocks = (self.side + 1) * self.side
         self._down, self._across = -(-layer.output_height // tile), -(-layer.output_width // tile)
-        self.count = self._down * self._across
-        self._side = tile // 2 if self.pools else tile
-        self.blocks = self._side**2
+        self._count = self._down * self._across
+        self._length = -(-self._count // strips)  # of a strip; the last may be shorter
+        starts = range(0, self._count, self._length)
+        self.strips = [slice(start, min(start + self._length, self._count)) for start in starts]
         self._layer = layer
 
     def input_rows(self, source: Packed) -> NDArray[np.int64]:
@@ -68,18 +75,26 @@ class TileGrid:
         rows = [padded[y : y + down : self.tile, x : x + across : self.tile] for y, x in np.ndindex(reach, reach)]
         return np.stack(rows).reshape(reach * reach, -1)
 
-    def output_matrix(self) -> NDArray[np.float64]:
-        """From products to pixels, a row of zeros behind them; pooled, the four places of a window come first."""
-        output, side = transforms(self.tile).output, self._side
-        if not self.pools:
-            return np.pad(output, ((0, 1), (0, 0)))
-        windows = output.reshape(side, 2, side, 2, -1).transpose(1, 3, 0, 2, 4).reshape(4, side * side, -1)
-        return np.pad(windows, ((0, 0), (0, 1), (0, 0))).reshape(4 * (side * side + 1), -1)
+    def result(self, name: str, *, channels_last: bool) -> Packed:
+        """Describe the result: strip after strip, in each block after block, in each tile after tile."""
+        filters = self._layer.filters
+        apart = 1 if channels_last else filters  # channels lie between blocks where the views come last
+        return Packed(
+            name,
+            filters,
+            self._result_rows(apart),
+            zero=self.side**2 * self._length * apart,
+            rows=self.blocks * self._count * apart,
+            step=0 if channels_last else self._count,
+        )
 
-    def result_rows(self, block: int) -> NDArray[np.int64]:
-        """The rows of channel 0 of the result, `[H', W']`; blocks are `block` rows apart."""
-        side, halves = self._side, 2 if self.pools else 1
-        tiles = np.arange(self.count).reshape(self._down, 1, self._across, 1)
-        blocks = np.arange(side * side).reshape(1, side, 1, side) * block
-        rows = (tiles + blocks).reshape(self._down * side, self._across * side)
+    def _result_rows(self, apart: int) -> NDArray[np.int64]:
+        """The rows of channel 0 of the result, `[H', W']`; a block is `apart` times as long as its strip."""
+        side, halves = self.side, 2 if self.pools else 1
+        tiles = np.arange(self._count).reshape(self._down, 1, self._across, 1)
+        start = tiles // self._length * self._length
+        length = np.minimum(self._length, self._count - start)
+        blocks = np.arange(side * side).reshape(1, side, 1, side)
+        rows = (start * self.blocks + blocks * length) * apart + tiles - start
+        rows = rows.reshape(self._down * side, self._across * side)
         return rows[: self._layer.output_height // halves, : self._layer.output_width // halves]

@@ -21,7 +21,7 @@ _USUAL_BATCH = 32
 _SETTLE_SECONDS = 0.2  # thread pools spin for a while after a run
 _MOST_LATENCIES = 5
 _SCORE_SECONDS = 20.0  # what an interrupted scoring loses
-# Shares of the time limit, so that rounds and scores get theirs.
+# Shares of the time limit, so that rounds and scores get theirs; a row that is always measured does not ask.
 _OPENED_BY = 0.6
 _LAST_ROUND_BY = 0.75
 _SCORED_BY = 0.95
@@ -35,14 +35,15 @@ class Plan:
         rounds: timed rounds of each engine.
         seconds: length of a round, about.
         scored: patches whose probabilities are compared; None: as many as the slowest engine scores in two minutes.
-        trial: whether batch sizes are tried first.
-        limit: seconds from the start to the end; what does not fit in is left out. None: no limit.
+        quick: batch sizes are not tried, warm-ups and groups of patches are as short as they can be.
+        limit: seconds from when the files are there to the end: engines that do not fit in are left out, but for those
+            that are always measured. None: no limit.
     """
 
     rounds: int
     seconds: float
     scored: int | None
-    trial: bool = True
+    quick: bool = False
     limit: float | None = None
 
 
@@ -98,17 +99,17 @@ class Measurement:
         views: int,
         threads: int,
         scores: Scores,
-        started: float,
         say: Callable[[str], None],
     ) -> None:
         self.job, self.plan, self.patches, self.views, self.threads = job, plan, patches, views, threads
-        self.files, self.scores, self.started, self.say = files, scores, started, say
+        self.files, self.scores, self.say = files, scores, say
+        self._began = time.monotonic()  # the files are there
         self.contestants = [Contestant(row, why=missing.get(row.file, "")) for row in rows]
 
     def run(self) -> list[Contestant]:
         """Measure; every process has ended when this returns or raises."""
         with ExitStack() as processes:
-            for contestant in self.contestants:
+            for contestant in sorted(self.contestants, key=lambda contestant: not contestant.row.always):
                 self._open(contestant, processes)
             for number in range(self.plan.rounds):
                 if not (number and self._late(_LAST_ROUND_BY)):
@@ -118,15 +119,15 @@ class Measurement:
 
     def _late(self, share: float) -> bool:
         """Whether that share of the time there is has gone."""
-        return self.plan.limit is not None and time.monotonic() - self.started > share * self.plan.limit
+        return self.plan.limit is not None and time.monotonic() - self._began > share * self.plan.limit
 
     def _running(self) -> Iterator[Contestant]:
         return (contestant for contestant in self.contestants if contestant.child)
 
     def _open(self, contestant: Contestant, processes: ExitStack) -> None:
         row = contestant.row
-        if not contestant.why and self._late(_OPENED_BY):
-            contestant.why = "left out: --quick had no time left"
+        if not contestant.why and not row.always and self._late(_OPENED_BY):
+            contestant.why = f"left out: --quick had no time left (--rows {row.key} asks for it)"
         if not contestant.why:
             try:
                 self._prepare(contestant)
@@ -145,7 +146,7 @@ class Measurement:
             prepared = child.ask("prepare")
             contestant.file, contestant.versions = prepared["file"], prepared["versions"]
             contestant.batch = _USUAL_BATCH if row.batches else 0
-            if row.batches and self.plan.trial and self.plan.rounds:
+            if row.batches and not self.plan.quick and self.plan.rounds:
                 rates = child.ask("trial")["rates"]
                 contestant.batch = int(max(rates, key=rates.__getitem__))
 
@@ -168,7 +169,7 @@ class Measurement:
 
     def _round_patches(self, contestant: Contestant) -> int:
         """As many as fill a round, in whole batches and groups."""
-        group = contestant.row.group if self.plan.limit is None else min(contestant.row.group, self.patches)
+        group = min(contestant.row.group, self.patches) if self.plan.quick else contestant.row.group
         unit = max(group, contestant.batch // self.views)
         return max(1, round(contestant.rate * self.plan.seconds / unit)) * unit
 
@@ -176,7 +177,7 @@ class Measurement:
         """Patches before the clock starts: a batch; a command that starts anew each time has nothing to warm up."""
         if contestant.starts_anew:
             return 0
-        return max(1, (contestant.batch or _USUAL_BATCH) // self.views) if self.plan.trial else 1
+        return 1 if self.plan.quick else max(1, (contestant.batch or _USUAL_BATCH) // self.views)
 
     def _latencies(self, contestant: Contestant, number: int) -> None:
         """Time one patch alone, other patches each time: adaptive augmentation is quicker with some than others."""
@@ -202,8 +203,8 @@ class Measurement:
             wanted = max(64, int(120 * min(contestant.rate for contestant in running)))
         wanted = min(wanted, self.patches)
         for contestant in running:
-            if self._late(_SCORED_BY):
-                return
+            if not contestant.row.always and self._late(_SCORED_BY):
+                continue
             try:
                 contestant.probability = self._scored(contestant, wanted)
             except NotAvailableError:

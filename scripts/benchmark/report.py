@@ -89,12 +89,13 @@ def as_markdown(found: dict[str, Any]) -> str:
 def _measured_on(machine: Record, settings: Record, rows: Sequence[Record]) -> str:
     features = f" ({', '.join(machine['features'])})" if machine["features"] else ""
     scored = max((row["scored"] for row in rows), default=0)
+    rounds = max((len(row["rounds"]) for row in rows), default=0)
     versions = {package: version for row in rows for package, version in row["versions"].items()}
     packages = ", ".join(f"{package} {version}" for package, version in sorted(versions.items()))
     return (
         f"{machine['date']}. {machine['processor']}{features}, {machine['cores']} processors, {settings['threads']}"
         f" threads for every engine, {machine['system']}, Python {machine['python']}. {packages}.\n"
-        f"{settings['rounds']} rounds of about {settings['seconds']:g} s each, engines in turn, each in a process of"
+        f"{rounds} rounds of about {settings['seconds']:g} s each, engines in turn, each in a process of"
         f" its own: median (smallest-largest). {settings['on']}. AUC and largest difference over {scored} patches.\n"
     )
 

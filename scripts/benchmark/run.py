@@ -39,7 +39,7 @@ class Request:
         output: folder for everything that is written.
         rows: what is measured.
         count: patches to use at most.
-        quick: few patches, and only the fp32 file is exported.
+        plan: how much is measured; a quick one has only the fp32 file exported.
     """
 
     model: Path
@@ -51,10 +51,9 @@ class Request:
     plan: Plan
     threads: int
     count: int
-    quick: bool
 
 
-def run_benchmark(request: Request, started: float, say: Callable[[str], None]) -> dict[str, Any]:
+def run_benchmark(request: Request, say: Callable[[str], None]) -> dict[str, Any]:
     """Measure, and write bench.json, bench.md and bench.png into the output folder; returns the first.
 
     Raises:
@@ -70,9 +69,9 @@ def run_benchmark(request: Request, started: float, say: Callable[[str], None]) 
     calibrate = _calibration_folder(request)
     needed = {row.file for row in request.rows}
     if "winograd" in needed:
-        files.add("winograd", "--optimize", "cpu", may_export=not request.quick)
+        files.add("winograd", "--optimize", "cpu", may_export=not request.plan.quick)
     if "int8" in needed:
-        files.add("int8", "--precision", "int8", "--calibrate", str(calibrate), may_export=not request.quick)
+        files.add("int8", "--precision", "int8", "--calibrate", str(calibrate), may_export=not request.plan.quick)
     if "core" in needed:
         files.add_core(card)
     np.save(work / "patches.npy", patches.pixels)
@@ -89,7 +88,6 @@ def run_benchmark(request: Request, started: float, say: Callable[[str], None]) 
         views=len(card.views),
         threads=request.threads,
         scores=Scores(request.output / "scores", patches.pixels, calibration.pixels),
-        started=started,
         say=say,
     ).run()
     found = report(contestants, patches.labels, card.threshold, _about(request, files, card, patches, calibration))
@@ -141,7 +139,7 @@ def _about(
             "threads": request.threads,
             "rounds": request.plan.rounds,
             "seconds": request.plan.seconds,
-            "quick": request.quick,
+            "quick": request.plan.quick,
         },
     }
 

@@ -84,7 +84,7 @@ def test_the_layer_whose_rounding_breaks_the_gate_goes_back_to_direct(patches: N
     rng = np.random.default_rng(5)
     first = random_spec(rng, 3, WIDE, pool=True)
     tame = random_spec(rng, WIDE, WIDE)
-    huge = 2.0**22  # a power of two: the direct sum stays exact to the last bit
+    huge = 2.0**25  # a power of two: the direct sum stays exact to the last bit
     wild = replace(first, bias=first.bias + np.float32(huge))
     # Opposite weights side by side: the offset of every channel cancels against its neighbour's.
     weight = np.zeros_like(tame.weight)

@@ -33,8 +33,9 @@ def test_a_tile_is_its_direct_correlation(tile: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     matrices = transforms(tile)
     image, kernel = rng.normal(size=(matrices.reach,) * 2), rng.normal(size=(3, 3))
-    products = (matrices.weight @ kernel.ravel()) * (matrices.input @ image.ravel())
-    filtered = (matrices.output @ products).reshape(tile, tile)
+    weights = (matrices.weight @ kernel.ravel()).reshape(image.shape)
+    products = weights * (matrices.input @ image @ matrices.input.T)
+    filtered = matrices.output @ products @ matrices.output.T
     np.testing.assert_allclose(filtered, correlate(image, kernel, "valid"), atol=1e-11)
 
 

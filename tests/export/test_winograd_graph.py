@@ -19,7 +19,11 @@ from histo_export.winograd_graph import rewrite
 from histo_export.winograd_layers import find_layers
 from tests.export.convolutions import Spec, core_of, expected, random_spec, run
 
-choices = st.builds(Choice, tile=st.sampled_from(TILES), channels_last=st.booleans())
+tiles = st.sampled_from(TILES)
+choices = st.one_of(
+    st.builds(Choice, tile=tiles, channels_last=st.just(False)),
+    st.builds(Choice, tile=tiles, channels_last=st.just(True), strips=st.integers(1, 6)),
+)
 # float32 against float64, values near 1: F(6 x 6) loses up to two digits.
 TOLERANCE = 2e-4
 
@@ -66,12 +70,12 @@ def test_layers_that_follow_one_another_hand_over_in_any_layout(data: st.DataObj
     np.testing.assert_allclose(unoptimised, expected(specs, scaled), atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("channels_last", [True, False])
-def test_between_rewritten_layers_nothing_is_transposed(channels_last: bool) -> None:
+@pytest.mark.parametrize("choice", [Choice(4, True), Choice(4, True, strips=3), Choice(4, False)])
+def test_between_rewritten_layers_nothing_is_transposed(choice: Choice) -> None:
     rng = np.random.default_rng(0)
     specs = [random_spec(rng, 3, 4), random_spec(rng, 4, 4, pool=True), random_spec(rng, 4, 5)]
-    model = rewritten(core_of(specs, 16, 16), [Choice(4, channels_last)] * 3)
-    entering = 2 if channels_last else 1
+    model = rewritten(core_of(specs, 16, 16), [choice] * 3)
+    entering = 2 if choice.channels_last else 1
     assert operator_counts(model)["Transpose"] == 1 + entering + 1  # of the core, entering, leaving
     assert operator_counts(model)["MaxPool"] == 0
     assert {node.domain for node in model.graph.node} == {""}
@@ -131,11 +135,12 @@ def test_other_convolutions_are_left_alone(attributes: dict[str, object]) -> Non
 def test_weights_are_stored_untransformed_and_folded_by_the_runtime(tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
     core = core_of([random_spec(rng, 24, 64), random_spec(rng, 64, 64)], 12, 12)
-    model = rewritten(core, [Choice(6, True), Choice(6, False)])
+    model = rewritten(core, [Choice(6, True, strips=2), Choice(6, False)])
     transformed = 4 * 64 * (24 * 64 + 64 * 64)
     assert model.ByteSize() < core.ByteSize() + transformed / 8
     options = ort.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "folded.onnx")
     ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    assert operator_counts(model)["MatMul"] == 2 * 4
-    assert operator_counts(onnx.load(options.optimized_model_filepath))["MatMul"] == 2 * 3
+    strips, steps = 2 + 1, 2 + 1 + 2  # of the two layers; input transform, products, output transform
+    assert operator_counts(model)["MatMul"] == 2 + strips * steps
+    assert operator_counts(onnx.load(options.optimized_model_filepath))["MatMul"] == strips * steps
