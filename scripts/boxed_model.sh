@@ -65,7 +65,19 @@ once $name.onnx histo-export $name.h5 $name.onnx --precision int8 --target avx2 
 once fp32.onnx histo-export $name.h5 fp32.onnx --optimize cpu --microns-per-pixel 0.97
 once start.onnx histo-export "$start" start.onnx --optimize cpu --classes normal,tumour
 
-score() { once "$2" histo-infer pcam/folders/valid --model "$1" --labels folders -o "$2" "${@:3}"; }
+# The half that nothing was tuned on is what is reported; the other need not be scored.
+step env PYTHONPATH="$root/scripts" python - $name.training <<'PYTHON'
+import shutil, sys
+from pathlib import Path
+from modelcard.validation import read_validation
+
+validation = read_validation(Path(sys.argv[1]), Path("pcam/folders/valid"))
+for position in validation.reported:
+    target = Path("reported", validation.name(position))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(validation.folder / validation.name(position), target)
+PYTHON
+score() { once "$2" histo-infer reported --model "$1" --labels folders -o "$2" "${@:3}"; }
 score $name.onnx int8.csv --per-view
 score $name.onnx adaptive.csv --tta adaptive
 score fp32.onnx fp32.csv --per-view

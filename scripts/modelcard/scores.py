@@ -39,7 +39,7 @@ class Scores:
     Attributes:
         validation: the N patches.
         record: what was run.
-        probability: float32 `[N]`, views merged.
+        probability: float32 `[N]`, views merged; NaN where only the reported half was scored.
         views: `[N]`, how many were run.
         by_view: float32 `[N, V]`, NaN for views that were not run; None when the table was made without `--per-view`.
     """
@@ -57,7 +57,7 @@ class Scores:
         Raises:
             InputError: the table does not have them.
         """
-        if self.by_view is None or np.isnan(self.by_view).any():
+        if self.by_view is None or np.isnan(self.by_view[self.validation.reported]).any():
             raise InputError(f"{self.record.path}: of a table without all views: make it with --tta full --per-view")
         return self.by_view
 
@@ -119,30 +119,32 @@ def change(before: Scores, after: Scores, *, one_view: bool = False) -> Change:
 
 
 def read_scores(path: Path, validation: Validation) -> Scores:
-    """Read a table of histo-infer, `.csv` with its record beside it, made of the folder of validation patches.
+    """Read a table of histo-infer, `.csv` with its record beside it, of all validation patches or the reported half.
 
     Raises:
-        InputError: it can't be read, is of a softmax, lacks a validation patch, or one failed.
+        InputError: it can't be read, is of a softmax, lacks a patch of that half, or one failed.
     """
     record = read_record(path)
     if record.card.activation != "sigmoid":
         raise InputError(f"{path}: is of a softmax: this page is about a classifier with one sigmoid unit")
     rows = {row["path"]: row for row in read_csv(path, ("path", "views"))}
-    missing = [name for name in validation.names if name not in rows]
+    reported = [validation.names[position] for position in validation.reported]
+    missing = [name for name in reported if name not in rows]
     if missing:
-        raise InputError(f"{path}: has no row for {missing[0]}: score the folder of validation patches as a whole")
-    chosen = [rows[name] for name in validation.names]
-    failed = next((row for row in chosen if row["error"]), None)
+        raise InputError(f"{path}: has no row for {missing[0]}: score every patch of the reported half")
+    failed = next((rows[name] for name in reported if rows[name]["error"]), None)
     if failed is not None:
         raise InputError(f"{path}: {failed['path']} {failed['error']}: mend it and score again")
     columns = [f"view_{view_name(view)}" for view in record.card.views]
+    without = dict.fromkeys((*columns, "probability"), "nan") | {"views": "0"}
+    chosen = [rows.get(name, without) for name in validation.names]
     by_view = None
-    if set(columns) <= set(chosen[0]):
+    if set(columns) <= set(rows[reported[0]]):
         by_view = np.array([[row[column] or "nan" for column in columns] for row in chosen], np.float32)
     return Scores(
         validation,
         record,
-        probability=np.array([row["probability"] for row in chosen], np.float32),
+        probability=np.array([row["probability"] or "nan" for row in chosen], np.float32),
         views=np.array([row["views"] for row in chosen], np.int64),
         by_view=by_view,
     )
