@@ -62,6 +62,22 @@ def test_the_margins_of_adaptive_augmentation_are_read_aloud(tmp_path: Path) -> 
     assert "1 by 2.35, 4 by 1; 2.50 views on average on valid" in examine(model).stdout
 
 
+def test_metrics_are_read_aloud_with_interval_and_patches_and_those_of_others_whole(tmp_path: Path) -> None:
+    metrics = [
+        {"metric": "auc", "split": "valid", "n": 1500, "value": 0.92622, "interval": [0.91286, 0.93957]},
+        {"metric": "ece", "split": "valid", "n": 1500, "value": 0.0267, "interval": None},
+        {"metric": "f1", "value": 1, "note": "by hand"},
+    ]
+    model = with_card(DATA / "sigmoid_d4.onnx", tmp_path / "m.onnx", lambda card: card.update(metrics=metrics))
+    spoken = examine(model).stdout
+    for line in (
+        "auc            0.926 (0.913 to 0.94) on 1500 patches: valid\n",
+        "ece            0.0267 on 1500 patches: valid\n",
+        "f1             1, note by hand\n",
+    ):
+        assert line in spoken
+
+
 def test_json_has_the_checks_and_the_card() -> None:
     result = examine(DATA / "sigmoid_d4.onnx", "--json")
     found = json.loads(result.stdout)
