@@ -176,14 +176,15 @@ def _figures(tables: Tables, pictures: Path) -> Iterator[str]:
     yield ""
     yield "Against the model that it was continued from, on the same patches (paired):"
     yield ""
+    gained = [change(tables.start, shipped, one_view=one_view).auc for one_view in (False, True)]
     yield from _table(
         ("", "AUC, new less start"),
-        [
-            ("8 views", _signed(change(tables.start, shipped).auc)),
-            ("1 view", _signed(change(tables.start, shipped, one_view=True).auc)),
-        ],
+        [(views, _signed(auc)) for views, auc in zip(("8 views", "1 view"), gained, strict=True)],
     )
     yield ""
+    if all(auc.low <= 0 <= auc.high for auc in gained):
+        yield "Both intervals hold 0: the training that was added gained no AUC that these patches can show."
+        yield ""
     yield f"![ROC curve]({pictures.as_posix()}/{ROC}) ![Scores by class]({pictures.as_posix()}/{SCORES})"
 
 
