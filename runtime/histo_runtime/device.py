@@ -18,9 +18,11 @@ from typing import Any, Protocol
 from histo_runtime.cuda_libraries import DRIVERS
 from histo_runtime.errors import DeviceError, HistoError, ModelFileError, UsageError
 from histo_runtime.onnx_runtime import (
+    TO_GPU_WHEEL,
     both_wheels,
     create_session,
     first_line,
+    has_driver,
     import_onnxruntime,
     missing_for_cuda,
     preload,
@@ -144,7 +146,8 @@ def open_session(model: ModelFile, request: DeviceRequest) -> OpenSession:
     try:
         return opening.cuda()
     except DeviceError as error:
-        return opening.cpu(note=f"running on the CPU: {error}")
+        reason = error if has_driver() or CUDA in import_onnxruntime().get_available_providers() else "no NVIDIA driver"
+        return opening.cpu(note=f"running on the CPU: {reason}")
 
 
 def default_batch_views(kind: str) -> int:
@@ -231,7 +234,7 @@ class _Opening:
         """Refuse a build of onnxruntime without the provider; else load what pip installed for it."""
         ort = import_onnxruntime()
         if provider not in ort.get_available_providers():
-            remedy = both_wheels() or _GPU_EXTRA
+            remedy = both_wheels() or TO_GPU_WHEEL
             raise DeviceError(f"this onnxruntime ({ort.__version__}) is built without {_NAMES[provider]}: {remedy}")
         preload(ort)
 

@@ -20,12 +20,18 @@ from histo_runtime.cuda_libraries import DRIVERS, missing_libraries, needed_libr
 from histo_runtime.default_model import is_bundled
 from histo_runtime.errors import HistoError
 from histo_runtime.golden import TOLERANCE, replay_golden
-from histo_runtime.onnx_runtime import both_wheels, import_onnxruntime, installed_wheels, preload
+from histo_runtime.onnx_runtime import (
+    TO_GPU_WHEEL,
+    both_wheels,
+    has_driver,
+    import_onnxruntime,
+    installed_wheels,
+    preload,
+)
 from histo_runtime.processors import cgroup_quota, cpu_features, usable_threads
 
 _NEEDED = ("numpy", "pillow", "click", "pandas")
 _OPTIONAL = ("pyarrow", "h5py")
-_GPU_REMEDY = 'pip uninstall -y onnxruntime onnxruntime-gpu, then pip install "histo-edge[gpu]"'
 _TIMED_SECONDS = 1.0  # for each size of batch
 _PARTS = (1, 2, 4)  # of a batch, measured besides one patch
 
@@ -119,10 +125,10 @@ def _check_cuda(ort: Any) -> Check:
     if not needed and "CUDAExecutionProvider" in ort.get_available_providers():
         return Check("PASS", "cuda", "built in, of a version that onnxruntime does not tell: libraries not checked")
     if not needed:
-        if len(missing_libraries(DRIVERS)) == len(DRIVERS):
+        if not has_driver():
             return Check("PASS", "cuda", "not used: onnxruntime is built without it, and there is no NVIDIA driver")
         finding = "there is an NVIDIA driver, but onnxruntime is built without CUDA"
-        return Check("WARN", "cuda", finding, _GPU_REMEDY)
+        return Check("WARN", "cuda", finding, TO_GPU_WHEEL)
     preload(ort)
     missing = missing_libraries(needed)
     found = [name for name in needed if name not in missing]

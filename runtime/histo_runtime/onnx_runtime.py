@@ -11,11 +11,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from histo_runtime.cuda_libraries import missing_libraries, needed_libraries
+from histo_runtime.cuda_libraries import DRIVERS, missing_libraries, needed_libraries
 from histo_runtime.errors import DeviceError, missing_extra
 
 _TELEMETRY = "ORT_DISABLE_TELEMETRY"
 WHEELS = ("onnxruntime", "onnxruntime-gpu")
+TO_GPU_WHEEL = f'pip uninstall -y {" ".join(WHEELS)}, then pip install "histo-edge[gpu]"'
 _LOG_ERRORS = 3  # onnxruntime severities: 2 warning, 3 error
 _LOG_WARNINGS = 2
 NO_GRAPH = -1  # onnxruntime's number of a run that is neither recorded as a CUDA graph nor replayed from one
@@ -72,10 +73,7 @@ def both_wheels() -> str:
     if len(wheels) < len(WHEELS):
         return ""
     named = " and ".join(f"{name} {number}" for name, number in wheels.items())
-    return (
-        f"{named} are both installed and overwrite each other: pip uninstall -y {' '.join(WHEELS)},"
-        ' then pip install "histo-edge[gpu]"'
-    )
+    return f"{named} are both installed and overwrite each other: {TO_GPU_WHEEL}"
 
 
 def preload(ort: Any) -> None:
@@ -90,6 +88,11 @@ def preload(ort: Any) -> None:
         ort.preload_dlls()
     finally:
         names.pop("print", None)
+
+
+def has_driver() -> bool:
+    """Tell whether an NVIDIA driver is installed, without which no other library helps."""
+    return not set(DRIVERS) <= set(missing_libraries(DRIVERS))
 
 
 def missing_for_cuda(ort: Any) -> list[str]:

@@ -133,5 +133,5 @@ def test_the_watcher_goes_on_where_it_was_and_drops_a_torn_row(scanner: Scanner,
 def test_every_example_is_run_by_a_test_and_stands_in_the_list() -> None:
     tests = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py"))
     for path in EXAMPLES.glob("*.py"):
-        assert f'run("{path.name}"' in tests or f'start("{path.name}"' in tests or f"import {path.stem} " in tests
+        assert f'run("{path.name}"' in tests or f'start("{path.name}"' in tests or f"import {path.stem}\n" in tests
         assert f"[{path.name}]" in (EXAMPLES / "README.md").read_text(encoding="utf-8")

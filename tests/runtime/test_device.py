@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from histo_runtime import onnx_runtime
+from histo_runtime.cuda_libraries import DRIVERS
 from histo_runtime.device import DeviceRequest, OpenSession, open_session
 from histo_runtime.errors import DeviceError, HistoError, InputError, MissingExtraError, ModelFileError, UsageError
 
@@ -282,6 +283,18 @@ def test_two_wheels_of_onnxruntime_are_named_where_cuda_fails(
     with pytest.raises(DeviceError, match=expected):
         opened("cuda")
     assert "both installed" in opened("auto").note
+    assert runtime.requests[-1] == [CPU]
+
+
+@pytest.mark.parametrize("runtime", ["absent"], indirect=True)
+@pytest.mark.parametrize(("missing", "reason"), [(DRIVERS, "no NVIDIA driver"), ((), "built without CUDA")])
+def test_auto_advises_a_build_with_cuda_only_where_there_is_a_driver(
+    runtime: FakeRuntime, missing: tuple[str, ...], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_runtime, "missing_libraries", lambda _names: list(missing))
+    note = opened("auto").note
+    assert reason in note
+    assert ("pip install" in note) == (not missing)
     assert runtime.requests[-1] == [CPU]
 
 

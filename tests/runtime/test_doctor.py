@@ -161,7 +161,7 @@ def test_a_cuda_of_unknown_version_is_not_called_absent(monkeypatch: pytest.Monk
 
 
 def test_a_graphics_card_that_onnxruntime_is_not_built_for_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "missing_libraries", lambda _names: [])
+    monkeypatch.setattr(onnx_runtime, "missing_libraries", lambda _names: [])
     built = SimpleNamespace(__version__="1.32.0", cuda_version="", get_available_providers=lambda: ["CPU"])
     monkeypatch.setattr(checks, "import_onnxruntime", lambda: built)
     found = finding("cuda")

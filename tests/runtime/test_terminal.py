@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from histo_runtime import doctor as checks
 from histo_runtime.cli import doctor
 from tests.conftest import DATA
+from tests.runtime.onnx_bytes import with_card
 
 pty = pytest.importorskip("pty", reason="Windows has no pseudo-terminals")
 
@@ -51,9 +52,10 @@ def program(name: str, *arguments: object) -> list[str]:
 
 
 def test_what_doctor_found_is_coloured(tmp_path: Path) -> None:
-    seen = on_terminal(program("doctor"), tmp_path)
+    model = with_card(DATA / "sigmoid_none.onnx", tmp_path / "m.onnx", lambda card: card.update(golden=[]))
+    seen = on_terminal(program("doctor", model), tmp_path)
     assert f"{GREEN}PASS{RESET}  python:" in seen
-    assert f"{YELLOW}WARN{RESET}  model:" in seen
+    assert f"{YELLOW}WARN{RESET}  golden patches:" in seen
     assert f"{RED}FAIL{RESET}  model:" in on_terminal(program("doctor", "nowhere.onnx"), tmp_path)
 
 
@@ -86,8 +88,9 @@ def test_no_color_and_a_dumb_terminal_are_respected(variable: str, value: str, c
 
 
 def test_json_and_what_is_piped_have_no_colours(tmp_path: Path) -> None:
-    assert "\x1b[" not in (answer := on_terminal(program("doctor", "--json"), tmp_path))
-    assert json.loads(answer)["checks"]
+    answer = on_terminal(program("doctor", "--json"), tmp_path)
+    assert "\x1b[" not in answer
+    assert json.loads(answer[answer.index("{") :])["checks"]
     piped = subprocess.run(program("doctor"), cwd=tmp_path, capture_output=True, text=True)
     assert "PASS" in piped.stdout
     assert "\x1b" not in piped.stdout + piped.stderr
