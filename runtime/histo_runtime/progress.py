@@ -9,6 +9,8 @@ from typing import TextIO
 
 _TERMINAL_INTERVAL = 0.2  # seconds between redraws
 _PLAIN_INTERVAL = 15.0  # seconds between lines in a log file
+# Results may come a block at a time, and the first of one says nothing of how fast the others follow.
+_ENOUGH = 8  # items, or a quarter of all, before an estimate
 
 
 class Progress:
@@ -72,6 +74,8 @@ class Progress:
             return f"{self.done} {self._unit}{failed}, {self.rate:.1f}/s"
         share = f"{self.done}/{self.total} {self._unit}"
         left = (self.total - self.done) / max(self.rate, 1e-9)
+        if self.done < self.total and self.counted < min(_ENOUGH, self.total / 4):
+            return f"{share}{failed}"
         remaining = f", {duration(left)} left" if self.done < self.total else ""
         return f"{share}{failed}, {self.rate:.1f}/s{remaining}"
 
