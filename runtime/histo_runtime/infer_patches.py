@@ -67,6 +67,8 @@ def infer_patches(request: Request) -> None:
 def _check_before(request: Request, output: str) -> None:
     """Refuse outputs that can't be, before anything is listed or opened."""
     check_table(output, request.table_format)
+    if request.per_view and request.table_format == "kaggle":
+        raise UsageError("--format kaggle holds one probability: leave --per-view out, or choose --format table")
     if request.report is not None:
         from histo_runtime.report.command import check_report
 

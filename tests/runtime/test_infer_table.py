@@ -17,7 +17,7 @@ from PIL import Image
 
 from histo_runtime import PatchClassifier, __version__
 from tests.conftest import names_in, read_json, read_table
-from tests.runtime.infer_command import SIGMOID, SOFTMAX, by_position, score
+from tests.runtime.infer_command import SIGMOID, SOFTMAX, by_position, refused, score
 from tests.runtime.onnx_bytes import card_of
 from tests.runtime.test_patches import png
 
@@ -131,6 +131,12 @@ def test_kaggle_format_is_id_and_probability(folder: Path, tmp_path: Path) -> No
     assert [(row["id"], row["label"]) for row in kaggle] == [
         (Path(row["path"]).stem, row["probability"]) for row in table
     ]
+
+
+def test_kaggle_format_has_no_room_for_the_views(folder: Path, tmp_path: Path) -> None:
+    line = refused(score(folder, "--format", "kaggle", "--per-view"), code=2)
+    assert "--per-view" in line
+    assert not (tmp_path / "predictions.csv").exists()
 
 
 def test_the_run_is_recorded_beside_the_table(bad_folder: Path, tmp_path: Path) -> None:
