@@ -51,7 +51,7 @@ class PatchInputs:
 
     Attributes:
         names: as they stand in the output; an input that was named twice is there twice.
-        others: files in folders and members of zips that are no images by their suffix.
+        others: files in folders and members of zips that are no images by their name.
     """
 
     names: Names

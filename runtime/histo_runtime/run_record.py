@@ -30,7 +30,7 @@ class Given:
     Attributes:
         patches: the arguments as typed. folder: the working folder that they are relative to, absolute.
         labels: the option as typed, None without.
-        others: files that were left out because they are no images by their suffix.
+        others: files that were left out because they are no images by their name.
         warnings: what was said about the inputs before the run.
     """
 

@@ -30,7 +30,12 @@ def views_each(tta: str, views: int) -> str:
 
 def left_out(others: int) -> str:
     """Say how many files were no inputs."""
-    return f"{others} files are no images by their suffix and are left out"
+    which = (
+        "1 file is no image by its name and is"
+        if others == 1
+        else f"{others} files are no images by their names and are"
+    )
+    return f"{which} left out"
 
 
 def named_twice(count: int) -> str:
