@@ -20,7 +20,7 @@ from histo_runtime.results import STDOUT, check_free, check_kaggle, check_table,
 from histo_runtime.run_record import Given, settings_of
 from histo_runtime.scoring import score
 from histo_runtime.sources import find_patches
-from histo_runtime.wording import introduce, left_out, named_twice, say_failures, views_each
+from histo_runtime.wording import holds_none, introduce, left_out, named_twice, say_failures, views_each
 
 if TYPE_CHECKING:
     from histo_runtime.classifier import PatchClassifier
@@ -94,7 +94,7 @@ def _refuse_overwriting_inputs(output: str, inputs: Iterable[object]) -> None:
 def _doubts(found: PatchInputs) -> tuple[str, ...]:
     """What about the inputs a reader of the results has to know."""
     twice = sum(map(eq, found.names, islice(found.names, 1, None)))  # they are sorted
-    return (named_twice(twice),) if twice else ()
+    return (*map(holds_none, found.without), *([named_twice(twice)] if twice else []))
 
 
 def _working_folder() -> str:

@@ -59,6 +59,7 @@ class _Listing:
     def __init__(self) -> None:
         self.names: list[str] = []
         self.others = 0
+        self.without: list[str] = []  # arguments
         self._sources: list[Source] = []
         self._starts: list[int] = []
         self._anchors: list[Anchor | None] = []
@@ -117,7 +118,7 @@ class _Listing:
         """Return the inputs in the order of the output."""
         order = array("I", sorted(range(len(self.names)), key=self.names.__getitem__))
         names = Names(self.names[number] for number in order)
-        return PatchInputs(names, self.others, order, self._sources, self._starts, self._anchors)
+        return PatchInputs(names, self.others, order, self._sources, self._starts, self._anchors, tuple(self.without))
 
     def _extend(self, source: Source, names: Iterable[str], anchor: str | None = None) -> None:
         if not self._sources or self._sources[-1] is not source:
@@ -152,10 +153,15 @@ def find_patches(arguments: Sequence[str]) -> PatchInputs:
         InputError: an argument does not exist or can't be used, or there is no patch at all.
         MissingExtraError: an HDF5 file without h5py.
     """
-    typed = [argument for pattern in arguments for argument in expanded(pattern)]
+    typed = [expanded(pattern) for pattern in arguments]
+    alone = sum(map(len, typed)) == 1
     listing = _Listing()
-    for argument in typed:
-        listing.add(argument, alone=len(typed) == 1)
+    for pattern, meant in zip(arguments, typed, strict=True):
+        before = len(listing.names)
+        for argument in meant:
+            listing.add(argument, alone=alone)
+        if len(listing.names) == before:
+            listing.without.append(pattern)
     if not listing.names:
         suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
         raise InputError(f"{', '.join(arguments)}: no images found (looked for {suffixes})")

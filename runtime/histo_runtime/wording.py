@@ -43,6 +43,11 @@ def named_twice(count: int) -> str:
     return f"{count} patches are named twice, and are scored and counted twice"
 
 
+def holds_none(argument: str) -> str:
+    """Say that one of several arguments is without patches, which a reader of the results has to know."""
+    return f"{argument}: holds no images, the other inputs are scored"
+
+
 def same_command() -> str:
     """Return the command of this process, to be given again in a shell."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -253,6 +254,18 @@ def test_a_name_with_a_carriage_return_is_one_row(patches: np.ndarray) -> None:
 
 def test_patches_that_are_named_twice_are_said_aloud(folder: Path) -> None:
     assert "named twice" in score(folder, folder / "0").stderr
+
+
+def test_arguments_without_images_beside_others_are_said_aloud_and_recorded(folder: Path, tmp_path: Path) -> None:
+    for name in ("empty", "many/a", "many/b"):
+        (tmp_path / name).mkdir(parents=True)
+    with zipfile.ZipFile("notes.zip", "w") as file:
+        file.writestr("notes.txt", "")
+    result = score("empty", folder, "many/*", "notes.zip")
+    assert result.exit_code == 0
+    said = [f"{name}: holds no images, the other inputs are scored" for name in ("empty", "many/*", "notes.zip")]
+    assert [line for line in result.stderr.splitlines() if "holds no images" in line] == [f"warning: {s}" for s in said]
+    assert read_json(tmp_path / "predictions.run.json")["warnings"][:3] == said
 
 
 def test_a_run_over_a_zip_counts_rows_of_every_member(tmp_path: Path, folder: Path) -> None:
