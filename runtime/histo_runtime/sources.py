@@ -11,6 +11,7 @@ import sys
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from glob import has_magic
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -76,7 +77,7 @@ class _Listing:
             prefix = "" if alone else typed.rstrip("/") + "/"
             self._extend(_Files(str(path), prefix), self._images(walk(str(path)), prefix), anchor=str(path))
         elif not path.is_file():
-            raise InputError(f"{argument}: no such file or folder")
+            raise _missing(argument)
         elif path.suffix.lower() == ".csv":
             self._extend(_Files(str(path.parent)), _from_list(path), anchor=str(path.parent))
         elif path.suffix.lower() == ".zip":
@@ -168,6 +169,18 @@ def find_patches(arguments: Sequence[str]) -> PatchInputs:
     return listing.sorted()
 
 
+def check_named(arguments: Iterable[str]) -> None:
+    """Refuse arguments that are not there; what a URL or a pattern means is found out when it is listed.
+
+    Raises:
+        InputError: there is no such file or folder.
+    """
+    for argument in arguments:
+        listed_later = not argument or argument == STDIN or is_url(argument) or has_magic(argument)
+        if not listed_later and not Path(local_path(argument)).exists():
+            raise _missing(argument)
+
+
 def typed_patches(names: Iterable[str]) -> PatchInputs:
     """Return patches by the paths of their files, as on stdin; that a file is there is seen when it is read."""
     listing = _Listing()
@@ -188,6 +201,10 @@ def listed(argument: str, *, alone: bool) -> PatchInputs:
     listing = _Listing()
     listing.add(argument, alone=alone)
     return listing.sorted()
+
+
+def _missing(argument: str) -> InputError:
+    return InputError(f"{argument}: no such file or folder")
 
 
 def _from_list(table: Path | str) -> Iterator[str]:
