@@ -20,7 +20,7 @@ from histo_runtime.results import STDOUT, check_free, check_kaggle, check_table,
 from histo_runtime.run_record import Given, settings_of
 from histo_runtime.scoring import score
 from histo_runtime.sources import find_patches
-from histo_runtime.wording import holds_none, introduce, left_out, named_twice, say_failures, views_each
+from histo_runtime.wording import holds_none, introduce, left_out, named_twice, patches, say_failures, views_each
 
 if TYPE_CHECKING:
     from histo_runtime.classifier import PatchClassifier
@@ -81,7 +81,7 @@ def _check_before(request: Request, output: str) -> None:
 def _announce(request: Request, found: PatchInputs, classifier: PatchClassifier) -> None:
     introduce(classifier.model, classifier.card, request.inform)
     views = views_each(request.tta, len(classifier.card.views))
-    request.inform(f"{len(found)} patches with {classifier.model.name} on {classifier.device}, {views}")
+    request.inform(f"{patches(len(found))} with {classifier.model.name} on {classifier.device}, {views}")
 
 
 def _refuse_overwriting_inputs(output: str, inputs: Iterable[object]) -> None:

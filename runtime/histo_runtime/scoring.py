@@ -37,7 +37,7 @@ from histo_runtime.results import (
 )
 from histo_runtime.run_record import RunOptions, Summary, run_manifest, run_record
 from histo_runtime.tally import Tally
-from histo_runtime.wording import same_command
+from histo_runtime.wording import another, same_command
 
 # (record of the run, its table, the rows of all blocks as CSV, each time from the first)
 Finish: TypeAlias = Callable[[dict[str, Any], Table, Callable[[], Iterable[bytes]]], None]
@@ -127,10 +127,10 @@ class _Run:
             return
         if not self.options.overwrite:
             raise OutputError(
-                f"{path}: is an unfinished run with another {', '.join(different)}: run that command again to finish"
+                f"{path}: is an unfinished run with {another(different)}: run that command again to finish"
                 " it, or add --overwrite to drop it"
             )
-        say(f"dropping {path}, an unfinished run with another {', '.join(different)}")
+        say(f"dropping {path}, an unfinished run with {another(different)}")
         path.unlink()
 
     def _refuse_existing(self, journal: Journal) -> None:

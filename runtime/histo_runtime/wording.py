@@ -40,12 +40,22 @@ def left_out(others: int) -> str:
 
 def named_twice(count: int) -> str:
     """Say how many patches have another of their name, which a reader of the results has to know."""
-    return f"{count} patches are named twice, and are scored and counted twice"
+    return f"{patches(count)} {'is' if count == 1 else 'are'} named twice, and scored and counted twice"
 
 
 def holds_none(argument: str) -> str:
     """Say that one of several arguments is without patches, which a reader of the results has to know."""
     return f"{argument}: holds no images, the other inputs are scored"
+
+
+def another(settings: Sequence[str]) -> str:
+    """Say in what an unfinished run differs: "another device, other inputs"."""
+    return ", ".join(f"{'other' if name.endswith('s') else 'another'} {name}" for name in settings)
+
+
+def patches(count: int) -> str:
+    """Say how many patches."""
+    return "1 patch" if count == 1 else f"{count} patches"
 
 
 def same_command() -> str:

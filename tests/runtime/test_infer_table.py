@@ -230,7 +230,9 @@ def test_tta_none_runs_one_view(folder: Path, tmp_path: Path, tiny: PatchClassif
 def test_resize_scales_instead_of_failing(tmp_path: Path) -> None:
     Image.new("RGB", (96, 96)).save("large.png")
     assert score("large.png", "-o", "a.csv").exit_code == 3
-    assert score("large.png", "-o", "b.csv", "--resize").exit_code == 0
+    resized = score("large.png", "-o", "b.csv", "--resize")
+    assert resized.exit_code == 0
+    assert "1 patch with " in resized.stderr
     assert read_table(tmp_path / "b.csv")[0]["error"] == ""
 
 

@@ -157,7 +157,7 @@ def test_an_unfinished_run_over_other_inputs_is_refused(patches: Path, tmp_path:
     finally:
         (patches / "late.png").unlink()
     assert done.returncode == 1
-    assert "inputs" in done.stderr.splitlines()[-1]
+    assert "an unfinished run with other inputs: " in done.stderr.splitlines()[-1]
 
 
 def test_the_second_run_on_one_output_is_refused(patches: Path, whole: bytes, tmp_path: Path) -> None:
