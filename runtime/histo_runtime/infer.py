@@ -128,9 +128,11 @@ def infer(request: Request) -> None:
         raise click.UsageError("--address, --actors and --gpus-per-actor belong to --engine ray")
     from histo_runtime.results import STDOUT
     from histo_runtime.slides.command import infer_slides
+    from histo_runtime.sources import check_named
 
     if request.as_json and request.output == STDOUT:
         raise click.UsageError("--json and -o - both write to stdout: give -o a file")
+    check_named(request.patches)
     if not infer_slides(request):
         from histo_runtime.infer_patches import infer_patches
 

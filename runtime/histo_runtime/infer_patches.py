@@ -20,7 +20,7 @@ from histo_runtime.results import STDOUT, check_free, check_kaggle, check_table,
 from histo_runtime.run_record import Given, settings_of
 from histo_runtime.scoring import score
 from histo_runtime.sources import find_patches
-from histo_runtime.wording import introduce, left_out, named_twice, say_failures, views_each
+from histo_runtime.wording import holds_none, introduce, left_out, named_twice, patches, say_failures, views_each
 
 if TYPE_CHECKING:
     from histo_runtime.classifier import PatchClassifier
@@ -67,6 +67,8 @@ def infer_patches(request: Request) -> None:
 def _check_before(request: Request, output: str) -> None:
     """Refuse outputs that can't be, before anything is listed or opened."""
     check_table(output, request.table_format)
+    if request.per_view and request.table_format == "kaggle":
+        raise UsageError("--format kaggle holds one probability: leave --per-view out, or choose --format table")
     if request.report is not None:
         from histo_runtime.report.command import check_report
 
@@ -79,7 +81,7 @@ def _check_before(request: Request, output: str) -> None:
 def _announce(request: Request, found: PatchInputs, classifier: PatchClassifier) -> None:
     introduce(classifier.model, classifier.card, request.inform)
     views = views_each(request.tta, len(classifier.card.views))
-    request.inform(f"{len(found)} patches with {classifier.model.name} on {classifier.device}, {views}")
+    request.inform(f"{patches(len(found))} with {classifier.model.name} on {classifier.device}, {views}")
 
 
 def _refuse_overwriting_inputs(output: str, inputs: Iterable[object]) -> None:
@@ -92,7 +94,7 @@ def _refuse_overwriting_inputs(output: str, inputs: Iterable[object]) -> None:
 def _doubts(found: PatchInputs) -> tuple[str, ...]:
     """What about the inputs a reader of the results has to know."""
     twice = sum(map(eq, found.names, islice(found.names, 1, None)))  # they are sorted
-    return (named_twice(twice),) if twice else ()
+    return (*map(holds_none, found.without), *([named_twice(twice)] if twice else []))
 
 
 def _working_folder() -> str:

@@ -51,7 +51,8 @@ class PatchInputs:
 
     Attributes:
         names: as they stand in the output; an input that was named twice is there twice.
-        others: files in folders and members of zips that are no images by their suffix.
+        others: files in folders and members of zips that are no images by their name.
+        without: arguments, as typed, that hold no patch.
     """
 
     names: Names
@@ -60,6 +61,7 @@ class PatchInputs:
     _sources: list[Source]
     _starts: list[int]  # of each source: the position of its first input
     _anchors: list[Anchor | None]  # of each source: what must stay where it is for its inputs to be there
+    without: tuple[str, ...] = ()
 
     @property
     def facts(self) -> Mapping[str, Any]:

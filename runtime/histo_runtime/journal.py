@@ -13,6 +13,7 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -139,23 +140,44 @@ def read_manifest(path: Path, *, overwrite: bool = False) -> Mapping[str, Any] |
     return dict(head["manifest"])
 
 
+def keeps_blocks(path: Path) -> bool:
+    """Whether a journal holds a committed block; one that does not has nothing to go on with.
+
+    Raises:
+        OutputError: it can't be read.
+    """
+    try:
+        with path.open("rb") as file:
+            file.readline(_LONGEST_LINE)
+            return next(_whole_blocks(file), None) is not None
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise OutputError(f"{path}: can't be read ({error.strerror})") from error
+
+
 def _read(file: BinaryIO) -> tuple[list[_Block], int]:
     """Find the whole blocks; returns them and where they end (0 when not even the first line is whole)."""
     if not file.readline(_LONGEST_LINE).endswith(b"\n"):
         return [], 0
-    blocks: list[_Block] = []
     end = file.tell()
-    while (line := file.readline(_LONGEST_LINE)).endswith(b"\n"):
-        head = _parse(line)
+    blocks = list(_whole_blocks(file))
+    return blocks, blocks[-1].offset + blocks[-1].length if blocks else end
+
+
+def _whole_blocks(file: BinaryIO) -> Iterator[_Block]:
+    """Yield the blocks behind the first line, up to one that is torn."""
+    for number in count():
+        line = file.readline(_LONGEST_LINE)
+        head = _parse(line) if line.endswith(b"\n") else {}
         length, facts = head.get("bytes"), head.get("facts")
-        if head.get("block") != len(blocks) or not isinstance(length, int) or not isinstance(facts, dict):
-            break
+        if head.get("block") != number or not isinstance(length, int) or not isinstance(facts, dict):
+            return
+        offset = file.tell()
         data = file.read(length)
         if len(data) != length or _crc32(data, facts) != head.get("crc32"):
-            break
-        blocks.append(_Block(end + len(line), length, facts))
-        end = file.tell()
-    return blocks, end
+            return
+        yield _Block(offset, length, facts)
 
 
 def _crc32(data: bytes, facts: Mapping[str, Any]) -> int:

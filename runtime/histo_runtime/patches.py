@@ -37,8 +37,13 @@ _ORIENTATION = 0x0112  # EXIF tag
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file is an image by its suffix, whatever it holds."""
-    return name.lower().endswith(_IMAGE_ENDINGS)
+    """Whether a file is an image by its name, whatever it holds: by its suffix, and no note of macOS."""
+    return name.lower().endswith(_IMAGE_ENDINGS) and not is_macos_note(name)
+
+
+def is_macos_note(path: str) -> bool:
+    """Whether a file is `._NAME`, which macOS leaves beside NAME on foreign disks, for what they have no place for."""
+    return path.rpartition("/")[2].startswith("._")
 
 
 def read_patch(source: str | Path | bytes, *, size: int, resize: bool = False) -> NDArray[np.uint8]:

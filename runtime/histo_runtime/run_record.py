@@ -15,7 +15,7 @@ from histo_runtime import __version__
 from histo_runtime.classifier import PatchClassifier, default_workers
 from histo_runtime.default_model import is_bundled
 from histo_runtime.inputs import Inputs
-from histo_runtime.journal import read_manifest
+from histo_runtime.journal import keeps_blocks, read_manifest
 from histo_runtime.onnx_runtime import import_onnxruntime
 from histo_runtime.results import STDOUT, partial_path
 from histo_runtime.tally import Tally
@@ -30,7 +30,7 @@ class Given:
     Attributes:
         patches: the arguments as typed. folder: the working folder that they are relative to, absolute.
         labels: the option as typed, None without.
-        others: files that were left out because they are no images by their suffix.
+        others: files that were left out because they are no images by their name.
         warnings: what was said about the inputs before the run.
     """
 
@@ -99,8 +99,8 @@ class Unfinished:
 
 
 def settings_of(output: str) -> Unfinished:
-    """Return the settings of the unfinished run beside an output, if there is one."""
-    if output == STDOUT:
+    """Return the settings of the unfinished run beside an output, if there is one that keeps something."""
+    if output == STDOUT or not keeps_blocks(partial_path(output)):
         return Unfinished()
     found = read_manifest(partial_path(output), overwrite=True) or {}
     numbers = (found.get(name) for name in ("batch_size", "threads"))

@@ -18,7 +18,7 @@ from histo_runtime.colour import Colour
 from histo_runtime.command import say
 from histo_runtime.errors import HistoError, OutputError
 from histo_runtime.inputs import Inputs
-from histo_runtime.journal import Journal, read_manifest
+from histo_runtime.journal import Journal, keeps_blocks, read_manifest
 from histo_runtime.lock import locked
 from histo_runtime.pipeline import Batch
 from histo_runtime.predictions import Prediction
@@ -37,7 +37,7 @@ from histo_runtime.results import (
 )
 from histo_runtime.run_record import RunOptions, Summary, run_manifest, run_record
 from histo_runtime.tally import Tally
-from histo_runtime.wording import same_command
+from histo_runtime.wording import another, same_command
 
 # (record of the run, its table, the rows of all blocks as CSV, each time from the first)
 Finish: TypeAlias = Callable[[dict[str, Any], Table, Callable[[], Iterable[bytes]]], None]
@@ -113,22 +113,24 @@ class _Run:
         return summary
 
     def _make_way(self, path: Path) -> None:
-        """Go on with an unfinished run of the same; one of something else is refused, or dropped when that was said."""
-        found = read_manifest(path, overwrite=self.options.overwrite)
-        if found is None:
-            path.unlink(missing_ok=True)
-            check_free(self.options.output, overwrite=self.options.overwrite)
-            return
-        wanted = self.manifest
+        """Go on with an unfinished run of the same; one of something else is refused, or dropped when that was said.
+
+        One that was cut off before its first block keeps nothing, and is none.
+        """
+        found, wanted = read_manifest(path, overwrite=self.options.overwrite) or {}, self.manifest
         different = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
         if not different:
             return
+        if not keeps_blocks(path):
+            path.unlink(missing_ok=True)
+            check_free(self.options.output, overwrite=self.options.overwrite)
+            return
         if not self.options.overwrite:
             raise OutputError(
-                f"{path}: is an unfinished run with another {', '.join(different)}: run that command again to finish"
+                f"{path}: is an unfinished run with {another(different)}: run that command again to finish"
                 " it, or add --overwrite to drop it"
             )
-        say(f"dropping {path}, an unfinished run with another {', '.join(different)}")
+        say(f"dropping {path}, an unfinished run with {another(different)}")
         path.unlink()
 
     def _refuse_existing(self, journal: Journal) -> None:
@@ -202,7 +204,12 @@ class _Run:
         return Progress(len(self.inputs), done=done, failed=self.tally.failed, quiet=self.options.quiet)
 
     def _how_to_go_on(self, journal: Journal) -> str:
-        kept = min(journal.blocks * self.manifest["block"], len(self.inputs))
+        block = self.manifest["block"]
+        if not journal.blocks:
+            return (
+                f"interrupted: nothing is kept yet, that is done by {block} patches; begin again with: {same_command()}"
+            )
+        kept = min(journal.blocks * block, len(self.inputs))
         return f"interrupted: {kept} of {len(self.inputs)} patches are kept; go on with: {same_command()}"
 
     def _summary(self, progress: Progress) -> Summary:

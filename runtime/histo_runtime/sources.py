@@ -11,6 +11,7 @@ import sys
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from glob import has_magic
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -59,6 +60,7 @@ class _Listing:
     def __init__(self) -> None:
         self.names: list[str] = []
         self.others = 0
+        self.without: list[str] = []  # arguments
         self._sources: list[Source] = []
         self._starts: list[int] = []
         self._anchors: list[Anchor | None] = []
@@ -75,7 +77,7 @@ class _Listing:
             prefix = "" if alone else typed.rstrip("/") + "/"
             self._extend(_Files(str(path), prefix), self._images(walk(str(path)), prefix), anchor=str(path))
         elif not path.is_file():
-            raise InputError(f"{argument}: no such file or folder")
+            raise _missing(argument)
         elif path.suffix.lower() == ".csv":
             self._extend(_Files(str(path.parent)), _from_list(path), anchor=str(path.parent))
         elif path.suffix.lower() == ".zip":
@@ -117,7 +119,7 @@ class _Listing:
         """Return the inputs in the order of the output."""
         order = array("I", sorted(range(len(self.names)), key=self.names.__getitem__))
         names = Names(self.names[number] for number in order)
-        return PatchInputs(names, self.others, order, self._sources, self._starts, self._anchors)
+        return PatchInputs(names, self.others, order, self._sources, self._starts, self._anchors, tuple(self.without))
 
     def _extend(self, source: Source, names: Iterable[str], anchor: str | None = None) -> None:
         if not self._sources or self._sources[-1] is not source:
@@ -152,14 +154,31 @@ def find_patches(arguments: Sequence[str]) -> PatchInputs:
         InputError: an argument does not exist or can't be used, or there is no patch at all.
         MissingExtraError: an HDF5 file without h5py.
     """
-    typed = [argument for pattern in arguments for argument in expanded(pattern)]
+    typed = [expanded(pattern) for pattern in arguments]
+    alone = sum(map(len, typed)) == 1
     listing = _Listing()
-    for argument in typed:
-        listing.add(argument, alone=len(typed) == 1)
+    for pattern, meant in zip(arguments, typed, strict=True):
+        before = len(listing.names)
+        for argument in meant:
+            listing.add(argument, alone=alone)
+        if len(listing.names) == before:
+            listing.without.append(pattern)
     if not listing.names:
         suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
         raise InputError(f"{', '.join(arguments)}: no images found (looked for {suffixes})")
     return listing.sorted()
+
+
+def check_named(arguments: Iterable[str]) -> None:
+    """Refuse arguments that are not there; what a URL or a pattern means is found out when it is listed.
+
+    Raises:
+        InputError: there is no such file or folder.
+    """
+    for argument in arguments:
+        listed_later = not argument or argument == STDIN or is_url(argument) or has_magic(argument)
+        if not listed_later and not Path(local_path(argument)).exists():
+            raise _missing(argument)
 
 
 def typed_patches(names: Iterable[str]) -> PatchInputs:
@@ -182,6 +201,10 @@ def listed(argument: str, *, alone: bool) -> PatchInputs:
     listing = _Listing()
     listing.add(argument, alone=alone)
     return listing.sorted()
+
+
+def _missing(argument: str) -> InputError:
+    return InputError(f"{argument}: no such file or folder")
 
 
 def _from_list(table: Path | str) -> Iterator[str]:

@@ -30,12 +30,32 @@ def views_each(tta: str, views: int) -> str:
 
 def left_out(others: int) -> str:
     """Say how many files were no inputs."""
-    return f"{others} files are no images by their suffix and are left out"
+    which = (
+        "1 file is no image by its name and is"
+        if others == 1
+        else f"{others} files are no images by their names and are"
+    )
+    return f"{which} left out"
 
 
 def named_twice(count: int) -> str:
     """Say how many patches have another of their name, which a reader of the results has to know."""
-    return f"{count} patches are named twice, and are scored and counted twice"
+    return f"{patches(count)} {'is' if count == 1 else 'are'} named twice, and scored and counted twice"
+
+
+def holds_none(argument: str) -> str:
+    """Say that one of several arguments is without patches, which a reader of the results has to know."""
+    return f"{argument}: holds no images, the other inputs are scored"
+
+
+def another(settings: Sequence[str]) -> str:
+    """Say in what an unfinished run differs: "another device, other inputs"."""
+    return ", ".join(f"{'other' if name.endswith('s') else 'another'} {name}" for name in settings)
+
+
+def patches(count: int) -> str:
+    """Say how many patches."""
+    return "1 patch" if count == 1 else f"{count} patches"
 
 
 def same_command() -> str:

@@ -107,6 +107,18 @@ def test_bad_input_is_one_line_that_names_it(folder: Path, tmp_path: Path, argum
     assert names_in(tmp_path) == ["empty"]
 
 
+@pytest.mark.parametrize("output", ["out/", "out.csv", "taken.csv"])
+@pytest.mark.parametrize("missing", ["gone", "gone/", "gone.svs"])
+def test_an_input_that_is_missing_is_told_before_the_output_is_judged(
+    folder: Path, tmp_path: Path, missing: str, output: str
+) -> None:
+    Path("taken.csv").touch()
+    for arguments in ([missing], [folder, missing]):
+        line = refused(score(*arguments, "-o", output))
+        assert line == f"histo-infer: {missing}: no such file or folder"
+    assert names_in(tmp_path) == ["taken.csv"]
+
+
 @pytest.mark.parametrize("arguments", [["list.csv"], ["PATCHES", "--labels", "list.csv"]])
 def test_an_output_that_is_an_input_is_refused_even_with_overwrite(
     folder: Path, tmp_path: Path, arguments: list[str]

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from PIL import Image
 
 from histo_runtime import PatchClassifier, __version__
 from tests.conftest import names_in, read_json, read_table
-from tests.runtime.infer_command import SIGMOID, SOFTMAX, by_position, score
+from tests.runtime.infer_command import SIGMOID, SOFTMAX, by_position, refused, score
 from tests.runtime.onnx_bytes import card_of
 from tests.runtime.test_patches import png
 
@@ -133,6 +134,12 @@ def test_kaggle_format_is_id_and_probability(folder: Path, tmp_path: Path) -> No
     ]
 
 
+def test_kaggle_format_has_no_room_for_the_views(folder: Path, tmp_path: Path) -> None:
+    line = refused(score(folder, "--format", "kaggle", "--per-view"), code=2)
+    assert "--per-view" in line
+    assert not (tmp_path / "predictions.csv").exists()
+
+
 def test_the_run_is_recorded_beside_the_table(bad_folder: Path, tmp_path: Path) -> None:
     score(bad_folder, "-o", "out.v2.csv", "--tta", "none", "--threshold", 0.25, "--batch-size", 4, "--exact")
     run = read_json(tmp_path / "out.v2.run.json")
@@ -223,7 +230,9 @@ def test_tta_none_runs_one_view(folder: Path, tmp_path: Path, tiny: PatchClassif
 def test_resize_scales_instead_of_failing(tmp_path: Path) -> None:
     Image.new("RGB", (96, 96)).save("large.png")
     assert score("large.png", "-o", "a.csv").exit_code == 3
-    assert score("large.png", "-o", "b.csv", "--resize").exit_code == 0
+    resized = score("large.png", "-o", "b.csv", "--resize")
+    assert resized.exit_code == 0
+    assert "1 patch with " in resized.stderr
     assert read_table(tmp_path / "b.csv")[0]["error"] == ""
 
 
@@ -247,6 +256,18 @@ def test_a_name_with_a_carriage_return_is_one_row(patches: np.ndarray) -> None:
 
 def test_patches_that_are_named_twice_are_said_aloud(folder: Path) -> None:
     assert "named twice" in score(folder, folder / "0").stderr
+
+
+def test_arguments_without_images_beside_others_are_said_aloud_and_recorded(folder: Path, tmp_path: Path) -> None:
+    for name in ("empty", "many/a", "many/b"):
+        (tmp_path / name).mkdir(parents=True)
+    with zipfile.ZipFile("notes.zip", "w") as file:
+        file.writestr("notes.txt", "")
+    result = score("empty", folder, "many/*", "notes.zip")
+    assert result.exit_code == 0
+    said = [f"{name}: holds no images, the other inputs are scored" for name in ("empty", "many/*", "notes.zip")]
+    assert [line for line in result.stderr.splitlines() if "holds no images" in line] == [f"warning: {s}" for s in said]
+    assert read_json(tmp_path / "predictions.run.json")["warnings"][:3] == said
 
 
 def test_a_run_over_a_zip_counts_rows_of_every_member(tmp_path: Path, folder: Path) -> None:

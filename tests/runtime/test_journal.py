@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from histo_runtime.errors import OutputError
-from histo_runtime.journal import Journal, read_manifest
+from histo_runtime.journal import Journal, keeps_blocks, read_manifest
 
 MANIFEST: dict[str, Any] = {"model": "abc", "batch_size": 4}
 BLOCKS = [b"first\n", b"", b"third,with \xff and \x00\n" * 20, b'{"block": 3}\n', b"last"]
@@ -46,6 +46,7 @@ def test_a_journal_cut_at_any_byte_keeps_each_block_that_was_committed_before(tm
     for length in range(len(whole) + 1):
         path.write_bytes(whole[:length])
         committed = sum(size <= length for size in sizes) - 1
+        assert keeps_blocks(path) == (committed > 0)
         assert read(path)[0] == BLOCKS[: max(committed, 0)], f"{length} bytes"
         assert read_manifest(path) == MANIFEST  # a first line that was torn is written again
 
@@ -102,6 +103,7 @@ def test_what_is_no_journal_is_refused_and_left_alone(tmp_path: Path) -> None:
 
 def test_no_journal_has_no_manifest(tmp_path: Path) -> None:
     assert read_manifest(tmp_path / "nothing") is None
+    assert not keeps_blocks(tmp_path / "nothing")
 
 
 def test_a_journal_that_was_removed_while_it_is_written_is_an_error_not_a_silent_loss(tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ def test_an_unfinished_run_over_other_inputs_is_refused(patches: Path, tmp_path:
     finally:
         (patches / "late.png").unlink()
     assert done.returncode == 1
-    assert "inputs" in done.stderr.splitlines()[-1]
+    assert "an unfinished run with other inputs: " in done.stderr.splitlines()[-1]
 
 
 def test_the_second_run_on_one_output_is_refused(patches: Path, whole: bytes, tmp_path: Path) -> None:
@@ -184,6 +184,31 @@ def test_ctrl_c_says_what_is_kept_and_how_to_go_on(patches: Path, tmp_path: Path
     assert int(kept[1]) in (blocks * 256, (blocks - 1) * 256)
     assert str(patches) in last
     assert sorted(path.name for path in tmp_path.iterdir()) == ["predictions.csv.partial"]
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_a_run_that_was_cut_off_before_its_first_block_is_in_no_other_runs_way(
+    patches: Path, whole: bytes, tmp_path: Path, how: signal.Signals
+) -> None:
+    listed = tmp_path / "list.csv"
+    listed.write_text("path\n" + f"{patches}/00001.png\n" * 50_000)
+    process = start(
+        listed, tmp_path, "--workers", "1", "--tta", "none", "--batch-size", "32768"
+    )  # a block takes seconds
+    partial = tmp_path / "predictions.csv.partial"
+    until = time.monotonic() + 60
+    while not (partial.exists() and partial.stat().st_size) and time.monotonic() < until:
+        time.sleep(0.001)
+    time.sleep(0.3)  # from a journal that is there to the first patch
+    process.send_signal(how)
+    stderr = process.communicate(timeout=60)[1]
+    assert partial_blocks(partial) == 0
+    if how == signal.SIGINT:
+        assert "interrupted: nothing is kept yet" in stderr.splitlines()[-1]
+    done = infer(patches, tmp_path)
+    assert done.returncode == 3, done.stderr
+    assert "going on" not in done.stderr
+    assert (tmp_path / "predictions.csv").read_bytes() == whole
 
 
 def read_blocks(folder: Path) -> int:

@@ -17,6 +17,7 @@ from histo_runtime.csv_file import read_csv
 from histo_runtime.errors import InputError, PatchError
 from histo_runtime.inputs import PatchInputs
 from histo_runtime.names import patch_id
+from histo_runtime.slides.found import find_slides
 from histo_runtime.sources import find_patches
 
 
@@ -91,6 +92,14 @@ def test_files_that_are_no_images_are_counted() -> None:
     assert find_patches(["a"]).others == 3
     assert find_patches(["a", "b"]).others == 4
     assert find_patches(["a/2.png"]).others == 0
+
+
+def test_what_macos_leaves_beside_images_is_no_image(tree: Path) -> None:
+    (tree / "b" / "._y.tiff").touch()
+    (tree / "b" / "._slide.svs").touch()
+    inputs = find_patches(["b"])
+    assert (inputs.names, inputs.others) == (["y.tiff", "z.jpg"], 3)
+    assert find_slides(["b"]).slides == ()
 
 
 def test_a_csv_gives_its_paths_as_written_relative_to_its_own_folder(tree: Path) -> None:

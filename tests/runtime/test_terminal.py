@@ -69,7 +69,7 @@ def test_errors_failures_and_warnings_are_coloured(tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"")
     model = ("--model", DATA / "sigmoid_none.onnx")
     seen = on_terminal(program("infer", "broken.png", "broken.png", *model, "-o", "a.csv"), tmp_path)
-    assert f"{YELLOW}warning{RESET}: 1 patches are named twice" in seen
+    assert f"{YELLOW}warning{RESET}: 1 patch is named twice" in seen
     assert f"{RED}failed{RESET}: broken.png " in seen
     again = on_terminal(program("infer", "broken.png", *model, "-o", "a.csv"), tmp_path)
     assert f"{RED}histo-infer:{RESET} a.csv: " in again

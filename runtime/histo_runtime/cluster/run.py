@@ -22,7 +22,7 @@ from histo_runtime.lock import locked
 from histo_runtime.progress import Progress
 from histo_runtime.run_record import versions
 from histo_runtime.urls import is_url, local_path
-from histo_runtime.wording import same_command
+from histo_runtime.wording import another, same_command
 
 _FAILURES_KEPT = 10_000  # in the record; all of them stand in the shards
 _OURS = ("part-", f"{MANIFESTS}/part-", PLAN, RECORD)
@@ -160,7 +160,7 @@ class ClusterRun:
         different = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
         if different:
             raise OutputError(
-                f"{self.job.output}: holds an unfinished run with another {', '.join(different)}: run that command"
+                f"{self.job.output}: holds an unfinished run with {another(different)}: run that command"
                 " again to finish it, or add --overwrite to drop it"
             )
 

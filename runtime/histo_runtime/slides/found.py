@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from histo_runtime.listing import expanded, slashes, walk
-from histo_runtime.patches import is_image_name
+from histo_runtime.patches import is_image_name, is_macos_note
 from histo_runtime.slides.detection import NAMED_SUFFIXES, PATCHES_A_SIDE, SLIDE_SUFFIXES, TIFF_SUFFIXES, tiled_sides
 
 
@@ -63,7 +63,7 @@ def find_slides(arguments: Sequence[str], output: Path | None = None) -> FoundSl
             for file in walk(argument):
                 if inside and own and (path / file).resolve().is_relative_to(own):
                     continue
-                side = _slide_side(path / file, named=False)
+                side = 0 if is_macos_note(file) else _slide_side(path / file, named=False)
                 if side != 0:
                     found.setdefault(path / file, (prefix + file, side))
                 else:
