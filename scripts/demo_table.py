@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
+from histo_runtime.keras_card import read_keras_card
 from histo_runtime.metrics import roc_auc
 from histo_runtime.patches import read_patch
 from histo_runtime.quiet import native_stderr_held
 from histo_runtime.scaling import scale
-from histo_runtime.views import POLICIES, apply_views
+from histo_runtime.views import POLICIES, activate, apply_views, logits_of
 
 
 def main(folder: Path) -> None:
@@ -43,7 +44,7 @@ def main(folder: Path) -> None:
 
 
 def keras_d4(model: Path, patches: np.ndarray) -> np.ndarray:
-    """Mean of the eight views as Keras sees them."""
+    """Mean of the eight views as Keras sees them, at the temperature of the card, which Keras knows nothing of."""
     with native_stderr_held():
         import keras
 
@@ -52,7 +53,8 @@ def keras_d4(model: Path, patches: np.ndarray) -> np.ndarray:
             network.predict(scale(view, "unit"), batch_size=32, verbose=0)[:, 0]
             for view in apply_views(POLICIES["d4"], patches)
         ]
-    return np.mean(views, axis=0)
+    logits = logits_of(np.array(views), "sigmoid") / read_keras_card(model).temperature
+    return activate(logits.astype(np.float32), "sigmoid").mean(axis=0)
 
 
 if __name__ == "__main__":
