@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from histo_runtime.auc import roc_auc
-from histo_runtime.keras_card import read_keras_card
+from histo_runtime.keras_card import read_keras_card, write_keras_card
 from histo_runtime.patches import read_patch
 from histo_runtime.views import POLICIES, apply_views
 
@@ -33,14 +34,14 @@ def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twenty-four patches, a VGG19 that has seen them once, its ONNX file, and the scores of eight others."""
     folder = tmp_path_factory.mktemp("three")
-    for name, count, seed in (("patches", 24, 1), ("new", 8, 2)):
+    for name, count, seed in (("patches", 24, 1), ("held-out", 8, 2)):
         command = [sys.executable, "-m", "histo_runtime.synthetic", folder / name, "--count", str(count)]
         subprocess.run([*command, "--seed", str(seed)], check=True, capture_output=True)
     options = ["--weights", "random", "--epochs", "1", "--crop", "48", "--validation", "0.2"]
     run("histo-train", folder / "patches", folder / "model.h5", *options)
     run("histo-export", folder / "model.h5", folder / "model.onnx")
     scored = run(
-        *("histo-infer", folder / "new", "--model", folder / "model.onnx", "--labels", "folders", "--json"),
+        *("histo-infer", folder / "held-out", "--model", folder / "model.onnx", "--labels", "folders", "--json"),
         *("-o", folder / "predictions.csv"),
     )
     (folder / "summary.json").write_text(scored.stdout)
@@ -54,7 +55,7 @@ def test_the_probabilities_are_the_mean_of_keras_eight_views_at_the_cards_temper
         rows = list(csv.DictReader(file))
     assert len(rows) == 8
     model = keras.models.load_model(folder / "model.h5", compile=False)
-    patches = np.stack([read_patch(folder / "new" / row["path"], size=96) for row in rows])
+    patches = np.stack([read_patch(folder / "held-out" / row["path"], size=96) for row in rows])
     probability = np.stack(
         [np.asarray(model(view / np.float32(255)))[:, 0] for view in apply_views(POLICIES["d4"], patches)]
     )
@@ -64,6 +65,21 @@ def test_the_probabilities_are_the_mean_of_keras_eight_views_at_the_cards_temper
     got = np.array([float(row["probability"]) for row in rows])
     np.testing.assert_allclose(got, np.mean(views, axis=0), atol=1e-4)
     np.testing.assert_allclose([float(row["std"]) for row in rows], np.std(views, axis=0), atol=1e-4)
+
+
+def test_the_last_step_of_the_demo_agrees_and_ends_in_an_error_where_keras_would_not(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import demo_table
+
+    demo_table.main(folder)
+    assert "largest difference" in capsys.readouterr().out
+    other = shutil.copytree(folder, tmp_path / "other")
+    card = read_keras_card(other / "model.h5")
+    assert card is not None
+    write_keras_card(other / "model.h5", card.replace(temperature=card.temperature / 2))
+    with pytest.raises(SystemExit, match="differ by more than"):
+        demo_table.main(other)
 
 
 def test_the_card_of_training_reaches_the_table(folder: Path) -> None:
