@@ -106,6 +106,21 @@ def test_no_journal_has_no_manifest(tmp_path: Path) -> None:
     assert not keeps_blocks(tmp_path / "nothing")
 
 
+def test_who_interrupts_the_wait_for_the_disk_has_the_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_descriptor: int) -> None:
+        raise KeyboardInterrupt
+
+    with Journal(tmp_path / "j", MANIFEST) as journal:
+        monkeypatch.setattr("histo_runtime.journal._SYNC_INTERVAL", -1.0)
+        monkeypatch.setattr("os.fsync", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            journal.commit(b"first", {"number": 0})
+        kept = journal.blocks
+    monkeypatch.undo()
+    assert kept == 1
+    assert read(tmp_path / "j") == ([b"first"], [0])
+
+
 def test_a_journal_that_was_removed_while_it_is_written_is_an_error_not_a_silent_loss(tmp_path: Path) -> None:
     path = tmp_path / "j"
     with Journal(path, MANIFEST) as journal:
