@@ -2,8 +2,10 @@
 # The runtime on 64-bit Arm without an Arm machine: real aarch64 wheels under qemu-user replay the golden patches of models.
 #   scripts/check_arm.sh [MODEL.onnx[:PATCHES]...]     (default: the tiny models of the tests, fp32 and int8 for Arm)
 # Nothing is installed: packages of Debian 12 and wheels are unpacked into build/arm, and kept there. Needs apt, dpkg,
-# unzip, Debian's keyring, and a Python with pip (PYTHON). Emulated fp32 takes about ten seconds a view of VGG19.
+# Debian's keyring, and a Python with pip (PYTHON). Emulated fp32 takes about ten seconds a view of VGG19. Exit code 75: the
+# packages can't be had here.
 set -euo pipefail
+readonly unavailable=75 # EX_TEMPFAIL
 here=$(pwd)
 cd "$(dirname "$0")/.."
 python=$(command -v "${PYTHON:-python3}")
@@ -32,8 +34,9 @@ Dir::Etc::SourceList "$apt/sources.list";
 Dir::Etc::SourceParts "/dev/null";
 CONF
     rm -f "$apt"/debs/*
-    (cd "$apt/debs" && APT_CONFIG=$apt/apt.conf apt-get update -qq && APT_CONFIG=$apt/apt.conf apt-get download -qq "$@")
-    for package in "$apt"/debs/*.deb; do dpkg -x "$package" "$folder"; done
+    # Joined by && throughout: `set -e` does not hold in a function whose success is asked for.
+    (cd "$apt/debs" && export APT_CONFIG=$apt/apt.conf && apt-get update -qq && apt-get download -qq "$@") || return 1
+    for package in "$apt"/debs/*.deb; do dpkg -x "$package" "$folder" || return 1; done
 }
 
 if [ "$(uname -m)" = aarch64 ]; then
@@ -43,15 +46,17 @@ fi
 if [ ! -e "$work/made-from-$(cksum < scripts/check_arm.sh | tr ' ' -)-$(cksum < constraints.txt | tr ' ' -)" ]; then
     rm -rf "$work"
     mkdir -p "$work/site"
-    packages "$work/root" "${debian[@]}"
-    packages "$work/qemu" "qemu-user-static:$(dpkg --print-architecture)"
+    { packages "$work/root" "${debian[@]}" && packages "$work/qemu" "qemu-user-static:$(dpkg --print-architecture)"; } || {
+        echo "Debian 12's packages for arm64 could not be had, see above; DEBIAN_MIRROR names another mirror" >&2
+        exit "$unavailable"
+    }
     # constraints.txt pins another onnxruntime.
     grep -v '^onnxruntime==' constraints.txt > "$work/constraints.txt"
     "$python" -m pip download --quiet --disable-pip-version-check --dest "$work/wheels" --constraint "$work/constraints.txt" \
         --only-binary=:all: --python-version 3.11 --implementation cp \
         --platform manylinux_2_28_aarch64 --platform manylinux_2_17_aarch64 --platform manylinux2014_aarch64 \
         "$onnxruntime" numpy pillow click pandas
-    for wheel in "$work"/wheels/*.whl; do unzip -qo "$wheel" -d "$work/site"; done
+    for wheel in "$work"/wheels/*.whl; do "$python" -m zipfile -e "$wheel" "$work/site"; done
     touch "$work/made-from-$(cksum < scripts/check_arm.sh | tr ' ' -)-$(cksum < constraints.txt | tr ' ' -)"
 fi
 

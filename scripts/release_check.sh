@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The packages as users get them: built, looked into, installed in fresh environments and held against the tests: the
 # runtime with `cpu` alone, a newcomer's first minute with it, what a start costs, the lowest versions that pyproject.toml
-# allows; then the container's environment, the runtime on emulated Arm where the packages for it can be had, and the docs.
+# allows; then the container's environment, the runtime on emulated Arm where the packages for it can be had, the docs, and
+# the README's demo.
 #   scripts/release_check.sh [--every-room]     (also an export and a training with the lowest versions: TensorFlow again)
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -109,13 +110,14 @@ fi
 cd "$root"
 if command -v apt-get > /dev/null && [ "$(uname -m)" = x86_64 ]; then
     step "the runtime on Arm"
-    PYTHON="$work/cpu/bin/python" scripts/check_arm.sh
+    PYTHON="$work/cpu/bin/python" scripts/check_arm.sh || [ $? -eq 75 ] # said, and no fault of the release
 else
     echo "not checked on Arm: scripts/check_arm.sh needs a Debian or Ubuntu machine" >&2
 fi
 
-if [ -x scripts/docs.sh ]; then
-    step "the docs"
-    scripts/docs.sh
-fi
+step "the docs"
+"$work/cpu/bin/python" -m pytest tests/docs/test_pages.py -m release -q
+
+step "the README's demo"
+scripts/demo.sh
 step "done"
