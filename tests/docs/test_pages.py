@@ -41,8 +41,9 @@ def place(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])
 def test_the_python_of_a_page_runs(page: str, place: Path, patches: np.ndarray) -> None:
-    """From block to block, as a reader types it; `patches` and `paths` are the reader's own."""
-    names = {"patches": patches, "paths": sorted(place.glob("patches/*/*.png"))}
+    """From block to block, as a reader types it; `patches`, `paths` and `region` are the reader's own."""
+    region = np.concatenate([np.concatenate(patches[first : first + 6], axis=1) for first in (0, 6, 12)])[:-1]
+    names = {"patches": patches, "paths": sorted(place.glob("patches/*/*.png")), "region": region}
     if page == "docs/slides.md":
         score_slide(place)
     for block in blocks(page, "python"):
@@ -52,6 +53,9 @@ def test_the_python_of_a_page_runs(page: str, place: Path, patches: np.ndarray) 
                 exec(code, names)
     if page == "README.md":
         assert isinstance(names["predictions"], Predictions), "nothing was run"
+    if page == "docs/embedding.md":
+        answers = [found.error if hasattr(found, "error") else found for found in names["found"].values()]
+        assert answers == [""] * 12 + ["reaches beyond the slide"] * 6
     if page == "docs/slides.md":
         tile = names["tiles"].iloc[0]
         assert names["probability"] == pytest.approx(tile.probability, abs=0.5 / 254)
