@@ -27,7 +27,7 @@ from tests.runtime.slides.conftest import paint, run, write_tiff
 COMMANDS = {"histo-infer": infer, "histo-doctor": doctor, "histo-export": export, "histo-train": train}
 NOT_RUN = {"docs/scale.md": "needs a bucket; tests/runtime/cluster runs the same call"}
 # Options of other programs that stand alone in a text.
-FOREIGN = {"--no-index", "--find-links", "--no-crop"}
+FOREIGN = {"--no-index", "--find-links", "--no-crop", "--build-arg"}
 
 
 @pytest.fixture
@@ -46,6 +46,9 @@ def test_the_python_of_a_page_runs(page: str, place: Path, patches: np.ndarray) 
     names = {"patches": patches, "paths": sorted(place.glob("patches/*/*.png")), "region": region}
     if page == "docs/slides.md":
         score_slide(place)
+    if page == "docs/infer.md":
+        (place / "patches/bad.png").write_bytes(b"not an image")
+        assert run("patches", plain=True).exit_code == 3
     for block in blocks(page, "python"):
         code = compile(block, page, "exec")
         if page not in NOT_RUN and 'device="cuda"' not in block:  # that one needs a card
@@ -53,6 +56,8 @@ def test_the_python_of_a_page_runs(page: str, place: Path, patches: np.ndarray) 
                 exec(code, names)
     if page == "README.md":
         assert isinstance(names["predictions"], Predictions), "nothing was run"
+    if page == "docs/infer.md":
+        assert (len(names["scored"]), list(names["failed"]["path"])) == (len(patches), ["bad.png"])
     if page == "docs/embedding.md":
         answers = [found.error if hasattr(found, "error") else found for found in names["found"].values()]
         assert answers == [""] * 12 + ["reaches beyond the slide"] * 6
