@@ -9,6 +9,7 @@ at `--patch-mpp`. Tissue is an island on glass, tumour a part of it with a bay a
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,11 +43,11 @@ class Planted:
     def band(self, row: int, step: int) -> np.ndarray:
         """One row of patches at every level, uint8 `[96 * zoom / step, side / step, 3]`, as a mean over areas."""
         cells = [self.cell(row, column) for column in range(self.tissue.shape[1])]
-        line = np.concatenate(cells, axis=1)
-        if self.zoom >= step:
-            factor = self.zoom // step
-            return line.repeat(factor, axis=0).repeat(factor, axis=1)
-        factor = step // self.zoom
+        common = math.gcd(self.zoom, step)
+        enlarged, factor = self.zoom // common, step // common
+        line = np.concatenate(cells, axis=1).repeat(enlarged, axis=0).repeat(enlarged, axis=1)
+        if factor == 1:
+            return line
         height, width = (side // factor for side in line.shape[:2])
         blocks = line[: height * factor, : width * factor].reshape(height, factor, width, factor, 3)
         return (blocks.astype(np.uint32).sum(axis=(1, 3)) // factor**2).astype(np.uint8)

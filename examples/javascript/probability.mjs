@@ -1,6 +1,7 @@
 // From uint8 pixels to probability in onnxruntime-web (WebAssembly), without Python:
 //   node probability.mjs model.onnx pixels.raw
 // pixels.raw holds patches one after the other, each S x S x 3 bytes: rows from the top, red, green, blue.
+//   python -c "from PIL import Image; open('pixels.raw', 'wb').write(Image.open('a.png').convert('RGB').tobytes())"
 // In a browser the bytes come from a canvas (drop its alpha channel); the rest is the same.
 import { readFile } from "node:fs/promises";
 import * as ort from "onnxruntime-web";

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import closing
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +17,16 @@ from histo_runtime.cuda_graph import GraphRuns
 from histo_runtime.default_model import default_model, introduction, is_bundled, located, portable
 from histo_runtime.device import DeviceRequest, open_session
 from histo_runtime.errors import InputError, UsageError
-from histo_runtime.given import PatchesLike, PatchLike, as_batch, as_patch, name_of
+from histo_runtime.given import (
+    PatchesLike,
+    PatchLike,
+    as_batch,
+    as_patch,
+    as_they_come,
+    check_many,
+    is_one,
+    name_of,
+)
 from histo_runtime.inference import Inference, Scores
 from histo_runtime.model_file import ModelFile
 from histo_runtime.onnx_runtime import nodes_by_provider, quiet_run_options
@@ -189,28 +199,30 @@ class PatchClassifier:
 
     def stream(
         self, patches: Iterable[PatchLike], *, tta: str = "full", workers: int | None = None
-    ) -> Iterator[Prediction]:
+    ) -> Generator[Prediction, None, None]:
         """Score any number of patches in bounded memory; yields a row for each, in order.
 
         A patch that can't be read becomes a row with its reason in `error`. A row is named after the path,
-        or after the position of an array, image or bytes in the stream.
+        or after the position of an array, image or bytes in the stream. `close()` of what is returned, or leaving it,
+        ends the batch that is being computed.
 
         Args:
-            patches: paths, PIL images, uint8 arrays `[H, W, 3]` or the bytes of image files.
+            patches: an iterable of paths, PIL images, uint8 arrays `[H, W, 3]` or the bytes of image files. It is gone
+                through in the caller's thread, a few batches ahead; arrays are copied as they come.
             tta: as for `predict`. Rows come batch by batch, of adaptive augmentation block by block (`batch_patches`).
             workers: decoding threads; default: as many as processors, at most 8.
+
+        Raises:
+            InputError: one patch alone, or no patches at all.
         """
+        if is_one(patches):
+            raise InputError("stream takes many patches, not one: put it in a list, or give it to predict")
+        check_many(patches)
 
         def decode(item: tuple[int, PatchLike]) -> NDArray[np.uint8]:
             return as_patch(item[1], size=self.card.size, resize=self.resize)
 
-        for batch in self.batches(enumerate(patches), decode, tta=tta, workers=workers):
-            for row, ((position, patch), error) in enumerate(zip(batch.items, batch.errors, strict=True)):
-                name = name_of(patch, position)
-                if error or batch.predictions is None:
-                    yield Prediction(name=name, error=error)
-                else:
-                    yield batch.predictions.row(row, name)
+        return _rows(self.batches(enumerate(as_they_come(patches)), decode, tta=tta, workers=workers))
 
     def batches(
         self,
@@ -219,11 +231,11 @@ class PatchClassifier:
         *,
         tta: str = "full",
         workers: int | None = None,
-    ) -> Iterator[Batch[Item]]:
+    ) -> Generator[Batch[Item], None, None]:
         """Score any number of items batch by batch, with your own decoding; what `stream` is made of.
 
         Args:
-            items: anything, in order.
+            items: anything, in order; gone through in the caller's thread, a few batches ahead.
             decode: item -> uint8 `[H, W, 3]`, called in `workers` threads; raises `PatchError` for a bad patch.
             tta: as for `stream`.
             workers: as for `stream`.
@@ -300,6 +312,17 @@ class PatchClassifier:
     ) -> Predictions:
         names = self.view_names[: view_probability.shape[1]]
         return interpret(self.card, probability, view_probability, names, threshold=self.threshold, views=views)
+
+
+def _rows(batches: Generator[Batch[tuple[int, PatchLike]], None, None]) -> Generator[Prediction, None, None]:
+    with closing(batches):
+        for batch in batches:
+            for row, ((position, patch), error) in enumerate(zip(batch.items, batch.errors, strict=True)):
+                name = name_of(patch, position)
+                if error or batch.predictions is None:
+                    yield Prediction(name=name, error=error)
+                else:
+                    yield batch.predictions.row(row, name)
 
 
 def _joined(parts: Sequence[Scores]) -> Scores:

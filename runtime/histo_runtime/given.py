@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -32,12 +32,34 @@ def as_batch(patches: Any, *, size: int, resize: bool = False) -> NDArray[np.uin
         except PatchError as error:
             raise PatchError(f"each patch {error}") from error
         return patches
-    if isinstance(patches, np.ndarray | str | Path | bytes | Image.Image):
+    if is_one(patches):
         patches = [patches]
-    if not isinstance(patches, Iterable):
-        raise InputError(f"patches are a {type(patches).__name__}: {_WANTED}")
+    check_many(patches)
     decoded = [_as_named_patch(patch, position, size, resize) for position, patch in enumerate(patches)]
     return np.stack(decoded) if decoded else np.empty((0, size, size, 3), np.uint8)
+
+
+def is_one(patches: Any) -> bool:
+    """Whether this is one patch and not some of them; an array of paths, as pandas gives a column, is some."""
+    if isinstance(patches, np.ndarray):
+        return patches.ndim != 4 and patches.dtype.kind not in "OU"
+    return isinstance(patches, str | os.PathLike | bytes | Image.Image)
+
+
+def check_many(patches: Any) -> None:
+    """Refuse what can't be gone through patch by patch.
+
+    Raises:
+        InputError: it is no iterable, or one of numbers: bytes but in a bytearray or a memoryview.
+    """
+    if not isinstance(patches, Iterable) or isinstance(patches, bytearray | memoryview):
+        raise InputError(f"patches are a {type(patches).__name__}: {_WANTED}")
+
+
+def as_they_come(patches: Iterable[PatchLike]) -> Iterator[PatchLike]:
+    """Yield patches, of an array a copy: its owner may write the next patch into the same memory."""
+    for patch in patches:
+        yield patch.copy() if isinstance(patch, np.ndarray) else patch
 
 
 def as_patch(patch: PatchLike, *, size: int, resize: bool = False) -> NDArray[np.uint8]:

@@ -8,7 +8,7 @@ slot in the batch, so which patches share a batch depends on their positions alo
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -31,7 +31,7 @@ class Batch(Generic[Item]):
 
     Attributes:
         items: in order.
-        errors: why each of them failed, empty where it did not.
+        errors: why decoding failed, for each of them; empty where it did not.
         patches: uint8 `[len(items), S, S, 3]`, black where an item failed; reused once the next batch is asked for.
         predictions: a row for each item, meaningless where it failed; None when all of them did.
     """
@@ -67,7 +67,7 @@ def overlapped(
     size: int,
     workers: int,
     in_flight: int = 1,
-) -> Iterator[Batch[Item]]:
+) -> Generator[Batch[Item], None, None]:
     """Yield batch after batch of `batch_patches` items; the last one may be smaller.
 
     Args:

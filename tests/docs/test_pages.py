@@ -22,11 +22,12 @@ from histo_runtime.predictions import Predictions
 from histo_train.cli import train
 from tests.conftest import DATA
 from tests.docs.pages import PAGES, ROOT, blocks, prose, spans, text_of
+from tests.runtime.slides.conftest import paint, run, write_tiff
 
 COMMANDS = {"histo-infer": infer, "histo-doctor": doctor, "histo-export": export, "histo-train": train}
 NOT_RUN = {"docs/scale.md": "needs a bucket; tests/runtime/cluster runs the same call"}
 # Options of other programs that stand alone in a text.
-FOREIGN = {"--no-index", "--find-links"}
+FOREIGN = {"--no-index", "--find-links", "--no-crop", "--build-arg"}
 
 
 @pytest.fixture
@@ -40,8 +41,14 @@ def place(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])
 def test_the_python_of_a_page_runs(page: str, place: Path, patches: np.ndarray) -> None:
-    """From block to block, as a reader types it; `patches` and `paths` are the reader's own."""
-    names = {"patches": patches, "paths": sorted(place.glob("patches/*/*.png"))}
+    """From block to block, as a reader types it; `patches`, `paths` and `region` are the reader's own."""
+    region = np.concatenate([np.concatenate(patches[first : first + 6], axis=1) for first in (0, 6, 12)])[:-1]
+    names = {"patches": patches, "paths": sorted(place.glob("patches/*/*.png")), "region": region}
+    if page == "docs/slides.md":
+        score_slide(place)
+    if page == "docs/infer.md":
+        (place / "patches/bad.png").write_bytes(b"not an image")
+        assert run("patches", plain=True).exit_code == 3
     for block in blocks(page, "python"):
         code = compile(block, page, "exec")
         if page not in NOT_RUN and 'device="cuda"' not in block:  # that one needs a card
@@ -49,6 +56,25 @@ def test_the_python_of_a_page_runs(page: str, place: Path, patches: np.ndarray) 
                 exec(code, names)
     if page == "README.md":
         assert isinstance(names["predictions"], Predictions), "nothing was run"
+    if page == "docs/infer.md":
+        assert (len(names["scored"]), list(names["failed"]["path"])) == (len(patches), ["bad.png"])
+    if page == "docs/embedding.md":
+        answers = [found.error if hasattr(found, "error") else found for found in names["found"].values()]
+        assert answers == [""] * 12 + ["reaches beyond the slide"] * 6
+    if page == "docs/slides.md":
+        tile = names["tiles"].iloc[0]
+        assert names["probability"] == pytest.approx(tile.probability, abs=0.5 / 254)
+        assert names["positive"], tile.label
+
+
+def score_slide(place: Path) -> None:
+    """Put `out/slide.tif` there; its pixels are not square, so that across and down can't be mistaken."""
+    tissue = np.zeros((12, 10), bool)
+    tissue[3:10, 2:8] = True
+    tumour = tissue & (np.arange(12) < 5)[:, None]  # the first tile too
+    write_tiff(place / "slide.tif", paint(tissue, tumour).repeat(2, axis=0), (2.0, 1.0))
+    result = run(place / "slide.tif", "-o", place / "out")
+    assert result.exit_code == 0, result.output
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "json")])

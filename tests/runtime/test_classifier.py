@@ -179,6 +179,47 @@ def test_stream_takes_any_number_and_reads_only_a_little_ahead(tiny: PatchClassi
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("histo")]
 
 
+def test_stream_takes_an_array_before_its_owner_writes_the_next_patch_into_it(
+    tiny: PatchClassifier, patches: np.ndarray
+) -> None:
+    """A camera, or a reader with one buffer: decoding is some batches behind."""
+    memory = np.empty_like(patches[0])
+
+    def camera():
+        for patch in patches:
+            memory[:] = patch
+            yield memory
+
+    found = [row.probability for row in tiny.stream(camera())]
+    assert found == [row.probability for row in tiny.stream(patches)]
+
+
+@pytest.mark.parametrize("one", ["0/00.png", Path("0/00.png"), b"png", Image.new("RGB", (SIDE, SIDE))])
+def test_stream_refuses_one_patch_where_it_takes_many(tiny: PatchClassifier, one: object) -> None:
+    """A path would be gone through letter by letter."""
+    with pytest.raises(InputError, match="not one: put it in a list"):
+        tiny.stream(one)
+
+
+def test_stream_refuses_at_once_what_it_can_not_go_through(tiny: PatchClassifier, patches: np.ndarray) -> None:
+    with pytest.raises(InputError, match="not one"):
+        tiny.stream(patches[0])
+    for nothing in (3, None, bytearray(b"png"), memoryview(b"png")):
+        with pytest.raises(InputError, match=f"patches are a {type(nothing).__name__}"):
+            tiny.stream(nothing)
+        with pytest.raises(InputError, match=f"patches are a {type(nothing).__name__}"):
+            tiny.predict(nothing)
+
+
+def test_an_array_of_paths_is_many_patches(tiny: PatchClassifier, folder: Path) -> None:
+    """As a column of a table gives them."""
+    paths = [str(path) for path in sorted(folder.rglob("*.png"))]
+    expected = tiny.predict(paths).probability
+    for column in (np.array(paths), np.array(paths, dtype=object)):
+        np.testing.assert_array_equal(tiny.predict(column).probability, expected)
+        np.testing.assert_array_equal([row.probability for row in tiny.stream(column)], expected)
+
+
 @pytest.mark.parametrize("batch_size", [1, 8, 24, 1000])
 def test_the_batch_size_changes_no_answer(tiny: PatchClassifier, patches: np.ndarray, batch_size: int) -> None:
     other = PatchClassifier(tiny.model, device="cpu", threads=1, batch_size=batch_size)

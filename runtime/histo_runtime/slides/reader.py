@@ -70,6 +70,15 @@ class Slide:
         background = self.properties.get("openslide.background-color", "")
         self._background = _colour(background)
 
+    @property
+    def bounds(self) -> tuple[int, int, int, int] | None:
+        """The part of level 0 that was scanned: left, top, width, height; None where OpenSlide does not tell."""
+        told = [self.properties.get(f"openslide.bounds-{name}", "") for name in ("x", "y", "width", "height")]
+        if not all(value.isdecimal() for value in told):
+            return None
+        left, top, width, height = map(int, told)
+        return left, top, width, height
+
     def __enter__(self) -> Slide:
         return self
 

@@ -61,6 +61,7 @@ class _Run:
                 self._make_way(folder)
             _make_folder(folder)
             tiles, outputs = self._prepared(slide, found, plan, made_by)
+            _warn_of_margin(slide, found.folder)
             options = replace(self.options, output=str(folder / TILES))
             summary = score(self.classifier, tiles, options, finish=outputs.write)
         unlike = summary.tally.colour.unlike(self.classifier.card.colour)
@@ -92,6 +93,7 @@ class _Run:
             "downsample": slide.levels[tiles.level].downsample,
             "mask_share": float(np.mean(mask)),
             "unreadable_share": float(np.mean(overview.unreadable)),
+            "bounds": slide.bounds,
         }
         folder = Path(self.options.output, found.folder)
         card, threshold = self.classifier.card, self.classifier.threshold
@@ -147,6 +149,18 @@ def score_slides(
                 rows.append({"slide": table_name(found.folder), "error": str(error)})
             write_summary(summary, rows)
     return rows
+
+
+def _warn_of_margin(slide: Slide, name: str) -> None:
+    """Say where QuPath counts from another corner: it cuts slides to what was scanned, both ways or not at all."""
+    if slide.bounds is None:
+        return
+    left, top, width, height = slide.bounds
+    if (left, top) != (0, 0) and width != slide.levels[0].width and height != slide.levels[0].height:
+        say(
+            f"warning: {name}: QuPath cuts off the margin, {left} pixels left and {top} above, and shows regions and"
+            " heatmap off by that: open the slide there with --no-crop"
+        )
 
 
 def _make_folder(folder: Path) -> None:

@@ -130,3 +130,34 @@ def good(slide: Path, tmp_path: Path) -> Path:
     (tmp_path / "in").mkdir()
     shutil.copy(slide, tmp_path / "in/good.tif")
     return tmp_path / "in"
+
+
+def write_scn(path: Path, image: np.ndarray, mpp: float, corner: tuple[int, int], side: tuple[int, int]) -> Path:
+    """Leica's format: the scanned part lies at a corner of a whole slide of so many pixels."""
+    tifffile = pytest.importorskip("tifffile")
+    nanometres = round(mpp * 1000)
+    height, width = image.shape[:2]
+
+    def sizes(x: int, y: int, unit: int = nanometres) -> str:
+        return f'sizeX="{x * unit}" sizeY="{y * unit}"'
+
+    described = f"""<?xml version="1.0"?>
+<scn xmlns="http://www.leica-microsystems.com/scn/2010/10/01"><collection {sizes(*side)}><barcode/>
+<image><creationDate>2020-01-01T00:00:00Z</creationDate><device model="a" version="1"/>
+<pixels {sizes(width, height, 1)}><dimension {sizes(width, height, 1)} r="0" ifd="0"/></pixels>
+<view {sizes(width, height)} offsetX="{corner[0] * nanometres}" offsetY="{corner[1] * nanometres}" spacingZ="0"/>
+<scanSettings><objectiveSettings><objective>5</objective></objectiveSettings><illuminationSettings>
+<numericalAperture>0.1</numericalAperture><illuminationSource>brightfield</illuminationSource></illuminationSettings>
+</scanSettings></image></collection></scn>"""
+    with tifffile.TiffWriter(path, bigtiff=True) as writer:
+        writer.write(
+            image,
+            tile=(128, 128),
+            photometric="rgb",
+            compression="zlib",
+            description=described,
+            metadata=None,
+            resolution=(1e4 / mpp, 1e4 / mpp),
+            resolutionunit="CENTIMETER",
+        )
+    return path

@@ -28,6 +28,7 @@ from tests.runtime.slides.conftest import (
     Layout,
     paint,
     run,
+    write_scn,
     write_tiff,
 )
 
@@ -206,6 +207,25 @@ def test_only_what_lies_in_the_polygons_is_scored(slide: Path, tmp_path: Path) -
     assert result.exit_code == 0, result.output
     places = {(int(t["x"]), int(t["y"])) for t in read_table(tmp_path / "out/slide.tif/tiles.csv")}
     assert places == {(x, y) for x in range(320, 640, 32) for y in range(320, 480, 32)}
+
+
+def test_coordinates_are_the_whole_slides_and_a_margin_that_qupath_cuts_off_is_told(
+    done: Path, layout: Layout, tmp_path: Path
+) -> None:
+    height, width = layout.image.shape[:2]
+    corner = (7 * 32, 5 * 32)
+    path = write_scn(tmp_path / "a.scn", layout.image, 2.0, corner, (width + 300, height + 400))
+    result = run(path, "-o", tmp_path / "out", "--batch-size", 64)
+    assert result.exit_code == 0, result.output
+    assert "warning: a.scn: QuPath cuts off the margin, 224 pixels left and 160 above" in result.stderr
+    assert read_json(tmp_path / "out/a.scn/run.json")["slide"]["bounds"] == [*corner, width, height]
+    without, within = (read_table(top / "tiles.csv") for top in (done / "slide.tif", tmp_path / "out/a.scn"))
+    moved = {(int(row["x"]) + corner[0], int(row["y"]) + corner[1], row["probability"]) for row in without}
+    assert moved == {(int(row["x"]), int(row["y"]), row["probability"]) for row in within}
+
+
+def test_a_slide_without_a_margin_says_nothing_of_one(done: Path) -> None:
+    assert read_json(done / "slide.tif/run.json")["slide"]["bounds"] is None
 
 
 def test_two_slides_of_one_name_get_folders_of_their_own(layout: Layout, tmp_path: Path) -> None:
