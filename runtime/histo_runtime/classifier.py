@@ -205,12 +205,8 @@ class PatchClassifier:
             return as_patch(item[1], size=self.card.size, resize=self.resize)
 
         for batch in self.batches(enumerate(patches), decode, tta=tta, workers=workers):
-            for row, ((position, patch), error) in enumerate(zip(batch.items, batch.errors, strict=True)):
-                name = name_of(patch, position)
-                if error or batch.predictions is None:
-                    yield Prediction(name=name, error=error)
-                else:
-                    yield batch.predictions.row(row, name)
+            for row, (position, patch) in enumerate(batch.items):
+                yield batch.row(row, name_of(patch, position))
 
     def batches(
         self,
