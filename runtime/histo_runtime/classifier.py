@@ -46,7 +46,7 @@ class PatchClassifier:
         threads: of one inference on the CPU; default: the processors this process may use.
         batch_size: views computed at once; default depends on the device.
         threshold: positive from this probability on; default: the card's.
-        resize: scale images of another size instead of refusing them.
+        resize: scale patches of another size instead of refusing them.
         exact: float32 on a GPU as on a CPU: no TF32.
         session_options: your own `onnxruntime.SessionOptions`, used as they are, instead of `threads` and what else is
             set here. To pickle the classifier give a function of a module that makes them.
@@ -57,6 +57,8 @@ class PatchClassifier:
         card: the model's card.
         device: "cpu", "cuda:N" or "tensorrt:N".
         note: why "auto" did not take CUDA, else empty; it is logged as a warning too.
+        threads, batch_size, threshold: what is used, where an argument left it open.
+        resize, exact: as given.
 
     Raises:
         ModelNotFoundError, ModelFileError, CardError, DeviceError, InputError: as their names say.

@@ -26,13 +26,14 @@ def as_batch(patches: Any, *, size: int, resize: bool = False) -> NDArray[np.uin
         PatchError: one of them can't be read or does not fit; it is named by its path or position.
         InputError: not patches at all.
     """
-    if isinstance(patches, np.ndarray) and patches.ndim == 4:
+    array = isinstance(patches, np.ndarray) and patches.ndim == 4
+    if array and (not resize or patches.shape[1:] == (size, size, 3)):
         try:
             _check_array(patches, patches.shape[1:], size)
         except PatchError as error:
             raise PatchError(f"each patch {error}") from error
         return patches
-    if isinstance(patches, np.ndarray | str | Path | bytes | Image.Image):
+    if not array and isinstance(patches, np.ndarray | str | Path | bytes | Image.Image):
         patches = [patches]
     if not isinstance(patches, Iterable):
         raise InputError(f"patches are a {type(patches).__name__}: {_WANTED}")
@@ -47,6 +48,8 @@ def as_patch(patch: PatchLike, *, size: int, resize: bool = False) -> NDArray[np
         PatchError: it can't be read, is no patch, or has another size and `resize` is off.
     """
     if isinstance(patch, np.ndarray):
+        if resize and patch.dtype == np.uint8 and patch.ndim == 3 and patch.shape[2] == 3:
+            return patch_from_image(Image.fromarray(patch), size=size, resize=True)
         _check_array(patch, patch.shape, size)
         return patch
     if isinstance(patch, Image.Image):
