@@ -50,15 +50,12 @@ class Journal:
             self._file: BinaryIO = path.open("r+b") if path.exists() else path.open("x+b")
         except OSError as error:
             raise OutputError(f"{path}: can't be opened ({error.strerror})") from error
-        self._blocks, end = _read(self._file)
         try:
+            self._blocks, end = _read(self._file)
+            self._file.truncate(end)
+            self._file.seek(end)
             if end == 0:
-                self._file.truncate(0)
-                self._file.seek(0)
                 self._file.write(_line({"journal": _VERSION, "manifest": manifest}))
-            else:
-                self._file.truncate(end)
-                self._file.seek(end)
             self._sync()
         except OSError as error:
             self._file.close()
