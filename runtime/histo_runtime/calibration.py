@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -170,7 +171,7 @@ def _equal_mass(values: NDArray[np.float64], bins: int) -> NDArray[np.intp]:
     return np.asarray(first * bins // max(1, values.size), np.intp)
 
 
-def _golden_section(cost: Any, low: float, high: float) -> float:
+def _golden_section(cost: Callable[[float], float], low: float, high: float) -> float:
     """Minimum of a function with one valley between two ends: Kiefer, Proc. Am. Math. Soc. 4, 1953."""
     left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
     at_left, at_right = cost(left), cost(right)

@@ -19,7 +19,7 @@ from histo_runtime.errors import InputError, UsageError
 from histo_runtime.given import PatchesLike, PatchLike, as_batch, as_patch, name_of
 from histo_runtime.inference import Inference, Scores
 from histo_runtime.model_file import ModelFile
-from histo_runtime.onnx_runtime import nodes_by_provider, quiet_run_options
+from histo_runtime.onnx_runtime import make_run_options, nodes_by_provider
 from histo_runtime.pipeline import Batch, overlapped
 from histo_runtime.predictions import Prediction, Predictions, interpret
 from histo_runtime.processors import usable_threads
@@ -229,7 +229,7 @@ class PatchClassifier:
         if workers is not None and workers < 1:
             raise UsageError(f"workers must be 1 or more, not {workers}")
         batch_patches = self.batch_patches(tta)
-        inference, run_options = self._open, quiet_run_options()
+        inference, run_options = self._open, make_run_options()
 
         def infer(buffer: NDArray[np.uint8], count: int) -> Predictions:
             return self._interpret(*inference.score(buffer[:count], tta, run_options, whole_batches=True))

@@ -6,8 +6,6 @@ import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from itertools import islice
-from operator import eq
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,8 +91,7 @@ def _refuse_overwriting_inputs(output: str, inputs: Iterable[object]) -> None:
 
 def _doubts(found: PatchInputs) -> tuple[str, ...]:
     """What about the inputs a reader of the results has to know."""
-    twice = sum(map(eq, found.names, islice(found.names, 1, None)))  # they are sorted
-    return (*map(holds_none, found.without), *([named_twice(twice)] if twice else []))
+    return (*map(holds_none, found.without), *([named_twice(found.twice)] if found.twice else []))
 
 
 def _working_folder() -> str:

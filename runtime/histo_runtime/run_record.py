@@ -107,13 +107,8 @@ def settings_of(output: str) -> Unfinished:
     return Unfinished(*(value if isinstance(value, int) and value > 0 else None for value in numbers))
 
 
-def block_patches(classifier: PatchClassifier, tta: str) -> int:
-    """Patches a block: whole batches, so that a continued run cuts its batches where an uninterrupted one does."""
-    return whole_batches(classifier.batch_patches(tta))
-
-
 def whole_batches(batch_patches: int) -> int:
-    """Patches a block whose batches have so many."""
+    """Patches a block: whole batches, so that a continued run cuts its batches where an uninterrupted one does."""
     return batch_patches * -(-_BLOCK_PATCHES // batch_patches)
 
 
@@ -122,7 +117,7 @@ def run_manifest(classifier: PatchClassifier, inputs: Inputs, options: RunOption
     return {
         "model": classifier.sha256,
         "inputs": {"count": len(inputs.names), "sha256": names_sha256(inputs.names), **inputs.facts},
-        "block": block_patches(classifier, options.tta),
+        "block": whole_batches(classifier.batch_patches(options.tta)),
         "batch_size": classifier.batch_size,
         "threads": classifier.threads,
         "device": classifier.device,
