@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
-from histo_runtime.errors import OutputError
+from histo_runtime.errors import OutputError, reason_of
 
 _VERSION = 1
 _SYNC_INTERVAL = 1.0  # seconds: what a power cut may cost; a killed process loses no committed block at all
@@ -110,7 +110,7 @@ class Journal:
         self._synced = time.monotonic()
 
     def _failed(self, error: OSError) -> OutputError:
-        reason = error.strerror or str(error)
+        reason = reason_of(error)
         return OutputError(f"{self.path}: can't be written ({reason}): mend that and run the same command again")
 
 
