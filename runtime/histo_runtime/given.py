@@ -26,14 +26,14 @@ def as_batch(patches: Any, *, size: int, resize: bool = False) -> NDArray[np.uin
         PatchError: one of them can't be read or does not fit; it is named by its path or position.
         InputError: not patches at all.
     """
-    array = isinstance(patches, np.ndarray) and patches.ndim == 4
-    if array and (not resize or patches.shape[1:] == (size, size, 3)):
-        try:
-            _check_array(patches, patches.shape[1:], size)
-        except PatchError as error:
-            raise PatchError(f"each patch {error}") from error
-        return patches
-    if not array and isinstance(patches, np.ndarray | str | Path | bytes | Image.Image):
+    if isinstance(patches, np.ndarray) and patches.ndim == 4:
+        if not resize or patches.shape[1:] == (size, size, 3):
+            try:
+                _check_array(patches, patches.shape[1:], size)
+            except PatchError as error:
+                raise PatchError(f"each patch {error}") from error
+            return patches
+    elif isinstance(patches, np.ndarray | str | Path | bytes | Image.Image):
         patches = [patches]
     if not isinstance(patches, Iterable):
         raise InputError(f"patches are a {type(patches).__name__}: {_WANTED}")

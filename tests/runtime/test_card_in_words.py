@@ -18,7 +18,7 @@ CHOICES = {"merge": MERGES, "scaling": SCALINGS, "precision": PRECISIONS, "activ
 
 @pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in CHOICES.items() for value in values])
 def test_every_choice_is_told_by_the_doctor_and_by_the_report(key: str, value: str) -> None:
-    card = ModelCard(**{"name": "m", "size": 96, "policy": "flips", "views": POLICIES["flips"], key: value})
+    card = ModelCard(name="m", size=96, policy="flips", views=POLICIES["flips"]).replace(**{key: value})
     assert all(text for _, text in read_aloud(card))
     assert about_run(Record(Path("run.json"), card, {}), "predictions.csv").content["sentences"]
     assert card.precision in TOLERANCE
