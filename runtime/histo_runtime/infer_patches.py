@@ -22,8 +22,8 @@ from histo_runtime.wording import holds_none, introduce, left_out, named_twice, 
 
 if TYPE_CHECKING:
     from histo_runtime.classifier import PatchClassifier
-    from histo_runtime.infer import Request
     from histo_runtime.inputs import PatchInputs
+    from histo_runtime.request import Request
     from histo_runtime.run_record import Summary
 
 

@@ -19,9 +19,9 @@ from histo_runtime.cluster.run import ClusterRun, read_plan
 from histo_runtime.default_model import portable
 from histo_runtime.device import default_batch_views
 from histo_runtime.errors import UsageError
-from histo_runtime.infer import Request
 from histo_runtime.listing import expanded
 from histo_runtime.onnx_runtime import import_onnxruntime
+from histo_runtime.request import Request
 from histo_runtime.results import STDOUT
 from histo_runtime.sources import STDIN, check_named
 
