@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,7 +80,7 @@ def negative_log_likelihood(labels: ArrayLike, probability: ArrayLike, groups: A
     return mean_interval(_losses(positive, as_scores(probability, positive.size)), groups)
 
 
-def calibration_error(labels: ArrayLike, probability: ArrayLike, *, bins: int = BINS) -> CalibrationError:
+def calibration_error(labels: ArrayLike, probability: ArrayLike) -> CalibrationError:
     """Expected calibration error of probabilities `[N]` of the positive class, over bins of equal mass.
 
     The mean over bins, weighted by their patches, of |share of positives - mean probability| (Naeini, Cooper and
@@ -91,16 +92,16 @@ def calibration_error(labels: ArrayLike, probability: ArrayLike, *, bins: int = 
     positive = as_binary(labels)
     values = as_scores(probability, positive.size)
     if not positive.size:
-        return CalibrationError(math.nan, math.nan, bins)
-    of_bin = _equal_mass(values, bins)
-    differences = np.bincount(of_bin, weights=positive - values, minlength=bins)
-    variances = np.bincount(of_bin, weights=values * (1 - values), minlength=bins)
+        return CalibrationError(math.nan, math.nan, BINS)
+    of_bin = _equal_mass(values)
+    differences = np.bincount(of_bin, weights=positive - values, minlength=BINS)
+    variances = np.bincount(of_bin, weights=values * (1 - values), minlength=BINS)
     expected = math.sqrt(2 / math.pi) * np.sqrt(variances.clip(min=0)).sum()
-    return CalibrationError(float(np.abs(differences).sum() / values.size), float(expected / values.size), bins)
+    return CalibrationError(float(np.abs(differences).sum() / values.size), float(expected / values.size), BINS)
 
 
 def reliability_bins(
-    labels: ArrayLike, probability: ArrayLike, groups: ArrayLike | None = None, *, bins: int = BINS
+    labels: ArrayLike, probability: ArrayLike, groups: ArrayLike | None = None
 ) -> tuple[ReliabilityBin, ...]:
     """The bins of `calibration_error` from the lowest probability on, those without patches left out.
 
@@ -109,7 +110,7 @@ def reliability_bins(
     positive = as_binary(labels)
     values = as_scores(probability, positive.size)
     codes = as_groups(groups, positive.size)
-    of_bin = _equal_mass(values, bins)
+    of_bin = _equal_mass(values)
     found = []
     for index in np.unique(of_bin):
         inside = of_bin == index
@@ -164,13 +165,13 @@ def _losses(positive: NDArray[np.bool_], probability: NDArray[np.float64]) -> ND
     return np.asarray(-np.log(of_truth.clip(_FLOOR, 1.0)))
 
 
-def _equal_mass(values: NDArray[np.float64], bins: int) -> NDArray[np.intp]:
+def _equal_mass(values: NDArray[np.float64]) -> NDArray[np.intp]:
     """Bin of each value by its rank; equal values share the bin of the first of them, so that order does not matter."""
     first = np.searchsorted(np.sort(values), values)
-    return np.asarray(first * bins // max(1, values.size), np.intp)
+    return np.asarray(first * BINS // max(1, values.size), np.intp)
 
 
-def _golden_section(cost: Any, low: float, high: float) -> float:
+def _golden_section(cost: Callable[[float], float], low: float, high: float) -> float:
     """Minimum of a function with one valley between two ends: Kiefer, Proc. Am. Math. Soc. 4, 1953."""
     left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
     at_left, at_right = cost(left), cost(right)

@@ -29,7 +29,7 @@ from histo_runtime.given import (
 )
 from histo_runtime.inference import Inference, Scores
 from histo_runtime.model_file import ModelFile
-from histo_runtime.onnx_runtime import nodes_by_provider, quiet_run_options
+from histo_runtime.onnx_runtime import make_run_options, nodes_by_provider
 from histo_runtime.pipeline import Batch, overlapped
 from histo_runtime.predictions import Prediction, Predictions, interpret
 from histo_runtime.processors import usable_threads
@@ -56,7 +56,7 @@ class PatchClassifier:
         threads: of one inference on the CPU; default: the processors this process may use.
         batch_size: views computed at once; default depends on the device.
         threshold: positive from this probability on; default: the card's.
-        resize: scale images of another size instead of refusing them.
+        resize: scale patches of another size instead of refusing them.
         exact: float32 on a GPU as on a CPU: no TF32.
         session_options: your own `onnxruntime.SessionOptions`, used as they are, instead of `threads` and what else is
             set here. To pickle the classifier give a function of a module that makes them.
@@ -67,6 +67,8 @@ class PatchClassifier:
         card: the model's card.
         device: "cpu", "cuda:N" or "tensorrt:N".
         note: why "auto" did not take CUDA, else empty; it is logged as a warning too.
+        threads, batch_size, threshold: what is used, where an argument left it open.
+        resize, exact: as given.
 
     Raises:
         ModelNotFoundError, ModelFileError, CardError, DeviceError, InputError: as their names say.
@@ -243,7 +245,7 @@ class PatchClassifier:
         if workers is not None and workers < 1:
             raise UsageError(f"workers must be 1 or more, not {workers}")
         batch_patches = self.batch_patches(tta)
-        inference, run_options = self._open, quiet_run_options()
+        inference, run_options = self._open, make_run_options()
 
         def infer(buffer: NDArray[np.uint8], count: int) -> Predictions:
             return self._interpret(*inference.score(buffer[:count], tta, run_options, whole_batches=True))
@@ -317,12 +319,8 @@ class PatchClassifier:
 def _rows(batches: Generator[Batch[tuple[int, PatchLike]], None, None]) -> Generator[Prediction, None, None]:
     with closing(batches):
         for batch in batches:
-            for row, ((position, patch), error) in enumerate(zip(batch.items, batch.errors, strict=True)):
-                name = name_of(patch, position)
-                if error or batch.predictions is None:
-                    yield Prediction(name=name, error=error)
-                else:
-                    yield batch.predictions.row(row, name)
+            for row, (position, patch) in enumerate(batch.items):
+                yield batch.row(row, name_of(patch, position))
 
 
 def _joined(parts: Sequence[Scores]) -> Scores:

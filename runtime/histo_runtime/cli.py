@@ -157,8 +157,8 @@ def infer(**options: Any) -> None:
       histo-infer --report valid.html --from valid.csv
       histo-infer slides/*.zip --engine ray --actors 4 -o scored/
     """
-    from histo_runtime.infer import Request
     from histo_runtime.infer import infer as run
+    from histo_runtime.request import Request
 
     run(Request(**options))
 

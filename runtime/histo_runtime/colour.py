@@ -37,7 +37,9 @@ class Colour:
     products: NDArray[np.float64] = field(default_factory=lambda: np.zeros((3, 3)))
 
     def add(self, patches: NDArray[np.uint8]) -> None:
-        """Count patches uint8 `[N, S, S, 3]`."""
+        """Count patches uint8 `[N, S, S, 3]`, N >= 0."""
+        if not len(patches):
+            return
         pixels = patches[:, ::_PIXEL_STEP, ::_PIXEL_STEP].reshape(len(patches), -1, 3).astype(np.float64)
         mean, std = pixels.mean(axis=1), pixels.std(axis=1)
         glass = (mean >= _GLASS).all(axis=1) & (std <= _UNIFORM).all(axis=1)

@@ -100,7 +100,7 @@ class ZipPatches:
             if method == zipfile.ZIP_DEFLATED:
                 data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, size + 1)
         except OSError as error:
-            raise PatchError(f"can't be read: {error.strerror or error}") from error
+            raise PatchError(f"can't be read: {reason_of(error)}") from error
         except (ValueError, struct.error, zlib.error) as error:
             raise PatchError(f"is damaged in the zip: {reason_of(error)}") from error
         if zlib.crc32(data) != crc:

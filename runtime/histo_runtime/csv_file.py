@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from histo_runtime.errors import InputError
+from histo_runtime.errors import InputError, reason_of
 from histo_runtime.urls import open_binary
 
 
@@ -30,5 +30,4 @@ def read_csv(path: Path | str, columns: Sequence[str]) -> Iterator[dict[str, str
                     raise InputError(f"{path}: line {reader.line_num}: {empty[0]!r} is empty")
                 yield row
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path}: can't be read as CSV ({reason})") from error
+        raise InputError(f"{path}: can't be read as CSV ({reason_of(error)})") from error

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histo_runtime.model_file import OUTPUTS
-from histo_runtime.onnx_runtime import NO_GRAPH, import_onnxruntime, quiet_run_options
+from histo_runtime.onnx_runtime import NO_GRAPH, import_onnxruntime, make_run_options
 from histo_runtime.pipeline import result_of
 
 Feed: TypeAlias = Mapping[str, NDArray[Any]]
@@ -94,7 +94,7 @@ class BoundBatch:
             self._binding.bind_ortvalue_input(name, value)
         for name, value in zip(OUTPUTS, self._outputs, strict=True):
             self._binding.bind_ortvalue_output(name, value)
-        self._run_options = quiet_run_options(number)
+        self._run_options = make_run_options(number)
 
     def run(self, feed: Feed) -> list[NDArray[np.float32]]:
         """Copy a batch in, run it, copy the outputs out."""

@@ -43,8 +43,8 @@ _GPU_EXTRA = 'pip install "histo-edge[gpu]"'
 _log = logging.getLogger("histo_runtime")
 
 
-class ModelFile(Protocol):
-    """What this module must be able to ask of a model."""
+class Model(Protocol):
+    """What this module must be able to ask of a model; it knows neither cards nor patches."""
 
     path: Path
 
@@ -127,7 +127,7 @@ class OpenSession:
     cuda_graph: bool = False
 
 
-def open_session(model: ModelFile, request: DeviceRequest) -> OpenSession:
+def open_session(model: Model, request: DeviceRequest) -> OpenSession:
     """Open an ONNX file on a device and prove it with a warm-up run.
 
     Raises:
@@ -162,7 +162,7 @@ def run_failed(device: str, error: Exception) -> DeviceError:
 
 @dataclass(frozen=True)
 class _Opening:
-    model: ModelFile
+    model: Model
     request: DeviceRequest
     index: int
 

@@ -59,5 +59,9 @@ def missing_extra(package: str, extra: str, purpose: str) -> MissingExtraError:
 
 
 def reason_of(error: BaseException) -> str:
-    """Return what an error of a library says, in one line; the name of its class when it says nothing."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """Return what an error of a library or of the system says, in one line; its class when it says nothing.
+
+    Of the system's the words alone: their number and the file are not for the reader, or stand in the line already.
+    """
+    words = (isinstance(error, OSError) and error.strerror) or error
+    return " ".join(str(words).split()) or type(error).__name__

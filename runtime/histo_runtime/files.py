@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from histo_runtime.errors import HistoError, OutputError
+from histo_runtime.errors import HistoError, OutputError, reason_of
 
 
 def check_output(path: Path, *, overwrite: bool) -> None:
@@ -53,7 +53,7 @@ def written_aside(path: Path) -> Iterator[Path]:
     except HistoError:
         raise
     except OSError as error:
-        raise OutputError(f"{path}: can't be written ({error.strerror or error})") from error
+        raise OutputError(f"{path}: can't be written ({reason_of(error)})") from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

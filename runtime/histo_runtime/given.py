@@ -27,12 +27,13 @@ def as_batch(patches: Any, *, size: int, resize: bool = False) -> NDArray[np.uin
         InputError: not patches at all.
     """
     if isinstance(patches, np.ndarray) and patches.ndim == 4:
-        try:
-            _check_array(patches, patches.shape[1:], size)
-        except PatchError as error:
-            raise PatchError(f"each patch {error}") from error
-        return patches
-    if is_one(patches):
+        if not resize or patches.shape[1:] == (size, size, 3):
+            try:
+                _check_array(patches, patches.shape[1:], size)
+            except PatchError as error:
+                raise PatchError(f"each patch {error}") from error
+            return patches
+    elif is_one(patches):
         patches = [patches]
     check_many(patches)
     decoded = [_as_named_patch(patch, position, size, resize) for position, patch in enumerate(patches)]
@@ -69,6 +70,8 @@ def as_patch(patch: PatchLike, *, size: int, resize: bool = False) -> NDArray[np
         PatchError: it can't be read, is no patch, or has another size and `resize` is off.
     """
     if isinstance(patch, np.ndarray):
+        if resize and patch.dtype == np.uint8 and patch.ndim == 3 and patch.shape[2] == 3:
+            return patch_from_image(Image.fromarray(patch), size=size, resize=True)
         _check_array(patch, patch.shape, size)
         return patch
     if isinstance(patch, Image.Image):

@@ -6,8 +6,6 @@ import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from itertools import islice
-from operator import eq
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +22,8 @@ from histo_runtime.wording import holds_none, introduce, left_out, named_twice, 
 
 if TYPE_CHECKING:
     from histo_runtime.classifier import PatchClassifier
-    from histo_runtime.infer import Request
     from histo_runtime.inputs import PatchInputs
+    from histo_runtime.request import Request
     from histo_runtime.run_record import Summary
 
 
@@ -93,8 +91,7 @@ def _refuse_overwriting_inputs(output: str, inputs: Iterable[object]) -> None:
 
 def _doubts(found: PatchInputs) -> tuple[str, ...]:
     """What about the inputs a reader of the results has to know."""
-    twice = sum(map(eq, found.names, islice(found.names, 1, None)))  # they are sorted
-    return (*map(holds_none, found.without), *([named_twice(twice)] if twice else []))
+    return (*map(holds_none, found.without), *([named_twice(found.twice)] if found.twice else []))
 
 
 def _working_folder() -> str:

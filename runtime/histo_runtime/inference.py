@@ -14,7 +14,7 @@ from histo_runtime.card import ModelCard
 from histo_runtime.cuda_graph import GraphRuns
 from histo_runtime.device import run_failed
 from histo_runtime.model_file import OUTPUTS
-from histo_runtime.onnx_runtime import quiet_run_options
+from histo_runtime.onnx_runtime import make_run_options
 from histo_runtime.staged import RunViews, block_patches, over_views, run_stages
 from histo_runtime.views import merge_probabilities
 
@@ -102,7 +102,7 @@ class Inference:
 
     @cached_property
     def _run_options(self) -> Any:
-        return quiet_run_options()
+        return make_run_options()
 
     @cached_property
     def _stages(self) -> tuple[Stage, ...]:

@@ -7,6 +7,8 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from operator import eq
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -62,6 +64,11 @@ class PatchInputs:
     _starts: list[int]  # of each source: the position of its first input
     _anchors: list[Anchor | None]  # of each source: what must stay where it is for its inputs to be there
     without: tuple[str, ...] = ()
+
+    @property
+    def twice(self) -> int:
+        """How many of the patches have the name of another one before them."""
+        return sum(map(eq, self.names, islice(self.names, 1, None)))  # they are sorted
 
     @property
     def facts(self) -> Mapping[str, Any]:

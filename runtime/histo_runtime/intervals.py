@@ -145,17 +145,17 @@ def clustered_variance(values: NDArray[np.float64], codes: NDArray[np.intp]) -> 
     return float(number / (number - 1) * np.square(residuals).sum() / len(values) ** 2)
 
 
-def student_quantile(freedom: int, quantile: float = NORMAL_95) -> float:
-    """Quantile of Student's distribution that has the probability of a standard normal `quantile`.
+def student_quantile(freedom: int) -> float:
+    """Two-sided 95 % quantile of Student's distribution.
 
     Exact for 1 and 2 degrees of freedom, else by the expansion of Abramowitz and Stegun, 26.7.5 (within 0.2 %).
     """
-    inside = math.erf(quantile / math.sqrt(2))
+    inside = math.erf(NORMAL_95 / math.sqrt(2))
     if freedom == 1:
         return math.tan(math.pi * inside / 2)
     if freedom == 2:
         return inside * math.sqrt(2 / (1 - inside**2))
-    x = quantile
+    x = NORMAL_95
     terms = (
         (x**3 + x) / 4,
         (5 * x**5 + 16 * x**3 + 3 * x) / 96,

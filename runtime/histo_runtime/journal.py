@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
-from histo_runtime.errors import OutputError
+from histo_runtime.errors import OutputError, reason_of
 
 _VERSION = 1
 _SYNC_INTERVAL = 1.0  # seconds: what a power cut may cost; a killed process loses no committed block at all
@@ -50,15 +50,12 @@ class Journal:
             self._file: BinaryIO = path.open("r+b") if path.exists() else path.open("x+b")
         except OSError as error:
             raise OutputError(f"{path}: can't be opened ({error.strerror})") from error
-        self._blocks, end = _read(self._file)
         try:
+            self._blocks, end = _read(self._file)
+            self._file.truncate(end)
+            self._file.seek(end)
             if end == 0:
-                self._file.truncate(0)
-                self._file.seek(0)
                 self._file.write(_line({"journal": _VERSION, "manifest": manifest}))
-            else:
-                self._file.truncate(end)
-                self._file.seek(end)
             self._sync()
         except OSError as error:
             self._file.close()
@@ -114,7 +111,7 @@ class Journal:
         self._synced = time.monotonic()
 
     def _failed(self, error: OSError) -> OutputError:
-        reason = error.strerror or str(error)
+        reason = reason_of(error)
         return OutputError(f"{self.path}: can't be written ({reason}): mend that and run the same command again")
 
 

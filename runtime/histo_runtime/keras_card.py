@@ -21,7 +21,7 @@ _LARGEST_CARD = 16_000_000  # bytes; a card without golden patches has some kB
 def write_keras_card(path: Path, card: ModelCard) -> None:
     """Put the card into a Keras file that exists; a `.keras` file must not have one yet."""
     text = card.replace(golden=()).to_json()
-    if _is_zip(path):
+    if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path, "a") as archive:
             archive.writestr(MEMBER, text)
         return
@@ -47,7 +47,7 @@ def read_keras_card(path: Path) -> ModelCard | None:
 
 def _read_text(path: Path) -> str | None:
     try:
-        if _is_zip(path):
+        if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 if MEMBER not in archive.namelist():
                     return None
@@ -61,10 +61,6 @@ def _read_text(path: Path) -> str | None:
     if value is None or isinstance(value, str):
         return value
     raise CardError(f"{path}: the attribute {ATTRIBUTE} is not a text")
-
-
-def _is_zip(path: Path) -> bool:
-    return zipfile.is_zipfile(path)
 
 
 def _h5py() -> Any:

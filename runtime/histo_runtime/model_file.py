@@ -11,7 +11,7 @@ import numpy as np
 from histo_runtime.card import METADATA_KEY, ModelCard
 from histo_runtime.checksum import sha256_of
 from histo_runtime.errors import CardError, ModelFileError, ModelNotFoundError
-from histo_runtime.onnx_runtime import quiet_run_options
+from histo_runtime.onnx_runtime import make_run_options
 
 _KERAS_SUFFIXES = (".h5", ".hdf5", ".keras")
 OUTPUTS = ["probability", "view_probability"]
@@ -58,7 +58,7 @@ class ModelFile:
         """
         count, size, views = max(1, batch_views // len(self.card.views)), self.card.size, len(self.card.views)
         patches = np.zeros((count, size, size, 3), np.uint8)
-        outputs = session.run(OUTPUTS, {"patches": patches}, quiet_run_options())
+        outputs = session.run(OUTPUTS, {"patches": patches}, make_run_options())
         classes = [] if self.card.activation == "sigmoid" else [len(self.card.classes)]
         shapes = [list(output.shape) for output in outputs]
         if shapes != [[count, *classes], [count, views, *classes]]:

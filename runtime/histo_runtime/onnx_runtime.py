@@ -9,12 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from histo_runtime.cuda_libraries import DRIVERS, missing_libraries, needed_libraries
 from histo_runtime.errors import DeviceError, missing_extra
 
 _TELEMETRY = "ORT_DISABLE_TELEMETRY"
+_PRELOADING = Lock()
 WHEELS = ("onnxruntime", "onnxruntime-gpu")
 TO_GPU_WHEEL = f'pip uninstall -y {" ".join(WHEELS)}, then pip install "histo-edge[gpu]"'
 _LOG_ERRORS = 3  # onnxruntime severities: 2 warning, 3 error
@@ -83,11 +85,12 @@ def preload(ort: Any) -> None:
     # It prints what it misses, and stdout belongs to the results. To redirect stdout would take it from all threads of
     # the host; the name `print` in onnxruntime's own module is its alone.
     names = ort.preload_dlls.__globals__
-    names["print"] = lambda *_words, **_options: None
-    try:
-        ort.preload_dlls()
-    finally:
-        names.pop("print", None)
+    with _PRELOADING:  # the first of two threads would give the name back to onnxruntime while the other still loads
+        names["print"] = lambda *_words, **_options: None
+        try:
+            ort.preload_dlls()
+        finally:
+            names.pop("print", None)
 
 
 def has_driver() -> bool:
@@ -121,8 +124,8 @@ def create_session(model: Path, providers: Sequence[Any], *, threads: int, sessi
         ).result()
 
 
-def quiet_run_options(graph: int = NO_GRAPH) -> Any:
-    """Run options that show warnings of a run; the session itself logs errors only (see `create_session`).
+def make_run_options(graph: int = NO_GRAPH) -> Any:
+    """Make run options that show warnings of a run; the session itself logs errors only (see `create_session`).
 
     Args:
         graph: number of the CUDA graph, in a session that was opened for them. Without one onnxruntime would record

@@ -65,7 +65,7 @@ def read_patch(source: str | Path | bytes, *, size: int, resize: bool = False) -
     except PatchError:
         raise
     except (OSError, ValueError) as error:
-        raise PatchError(f"can't be read: {getattr(error, 'strerror', None) or error}") from error
+        raise PatchError(f"can't be read: {reason_of(error)}") from error
     if not data:
         raise PatchError("is empty (0 bytes)")
     with _damage_named(), Image.open(io.BytesIO(data), formats=_FORMATS) as image:

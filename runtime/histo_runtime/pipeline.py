@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histo_runtime.errors import HistoError, PatchError
-from histo_runtime.predictions import Predictions
+from histo_runtime.predictions import Prediction, Predictions
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -40,6 +40,18 @@ class Batch(Generic[Item]):
     errors: list[str]
     patches: NDArray[np.uint8]
     predictions: Predictions | None
+
+    def row(self, index: int, name: str) -> Prediction:
+        """Return item `index` of the batch as a row called `name`; of one that failed it says why."""
+        error = self.errors[index]
+        if error or self.predictions is None:
+            return Prediction(name=name, error=error)
+        return self.predictions.row(index, name)
+
+    @property
+    def decoded(self) -> NDArray[np.uint8]:
+        """The patches of the items that did not fail, uint8 `[n, S, S, 3]`, as a copy."""
+        return self.patches[[not error for error in self.errors]]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -131,7 +131,7 @@ def interpret(
     how many views were run of each patch, `[N]`; None stands for all.
     """
     index, per_class = label_indices(probability, card.activation, threshold), None
-    label = _names(card.classes)[index]
+    label = np.array(card.classes)[index]
     if card.activation == "softmax":
         per_class, probability = probability, probability[np.arange(len(index)), index]
     finite = np.isfinite(probability)
@@ -140,8 +140,3 @@ def interpret(
     if views is None:
         views = np.full(len(probability), len(view_names))
     return Predictions(label, probability, view_probability, per_class, view_names, views)
-
-
-@lru_cache(maxsize=16)
-def _names(classes: tuple[str, ...]) -> NDArray[np.str_]:
-    return np.array(classes)

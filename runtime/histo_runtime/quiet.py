@@ -18,6 +18,9 @@ _STDERR = 2
 @contextmanager
 def native_stderr_held() -> Iterator[None]:
     """Hold back what is written to file descriptor 2; when the body fails, write it out after all."""
+    if sys.stderr is None:  # closed, as a daemon's may be: descriptor 2 is none, or another file's
+        yield
+        return
     sys.stderr.flush()
     saved = os.dup(_STDERR)
     with tempfile.TemporaryFile() as held:

@@ -40,10 +40,10 @@ class Table:
     views: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, card: ModelCard, views: Sequence[int] = ()) -> Table:
-        """Describe the table of a model; `views` are the positions of the views that get a column."""
-        names = tuple(view_name(card.views[index]) for index in views)
-        return cls(card.classes if card.activation == "softmax" else (), names)
+    def of(cls, card: ModelCard, tta: str = "full", *, per_view: bool = False) -> Table:
+        """Describe the table of a model; `per_view` gives each view that `tta` may run a column."""
+        views = card.views[: 1 if tta == "none" else None] if per_view else ()
+        return cls(card.classes if card.activation == "softmax" else (), tuple(map(view_name, views)))
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from histo_runtime import __version__
+from histo_runtime.card import ModelCard
 from histo_runtime.classifier import PatchClassifier, default_workers
 from histo_runtime.default_model import is_bundled
 from histo_runtime.inputs import Inputs
@@ -107,13 +108,8 @@ def settings_of(output: str) -> Unfinished:
     return Unfinished(*(value if isinstance(value, int) and value > 0 else None for value in numbers))
 
 
-def block_patches(classifier: PatchClassifier, tta: str) -> int:
-    """Patches a block: whole batches, so that a continued run cuts its batches where an uninterrupted one does."""
-    return whole_batches(classifier.batch_patches(tta))
-
-
 def whole_batches(batch_patches: int) -> int:
-    """Patches a block whose batches have so many."""
+    """Patches a block: whole batches, so that a continued run cuts its batches where an uninterrupted one does."""
     return batch_patches * -(-_BLOCK_PATCHES // batch_patches)
 
 
@@ -122,7 +118,7 @@ def run_manifest(classifier: PatchClassifier, inputs: Inputs, options: RunOption
     return {
         "model": classifier.sha256,
         "inputs": {"count": len(inputs.names), "sha256": names_sha256(inputs.names), **inputs.facts},
-        "block": block_patches(classifier, options.tta),
+        "block": whole_batches(classifier.batch_patches(options.tta)),
         "batch_size": classifier.batch_size,
         "threads": classifier.threads,
         "device": classifier.device,
@@ -148,12 +144,9 @@ def run_record(
     counts = {"inputs": tally.done + tally.failed, "done": tally.done, "failed": tally.failed}
     return {
         "schema": 1,
-        "model": {
-            "path": str(classifier.model),
-            "bundled": is_bundled(classifier.model),
-            "sha256": manifest["model"],
-            "card": classifier.card.replace(golden=()).to_dict(),
-        },
+        "model": about_model(
+            str(classifier.model), manifest["model"], classifier.card, bundled=is_bundled(classifier.model)
+        ),
         "settings": {
             "format": options.table_format,
             "workers": options.workers or default_workers(),
@@ -175,6 +168,11 @@ def run_record(
         "warnings": [text for text in (*options.given.warnings, summary.unlike) if text],
         "failures": [{"path": name, "error": error} for name, error in tally.failures],
     }
+
+
+def about_model(path: str, sha256: str, card: ModelCard, *, bundled: bool) -> dict[str, Any]:
+    """Return what a record says of the model: which file, and its card without the golden patches."""
+    return {"path": path, "bundled": bundled, "sha256": sha256, "card": card.replace(golden=()).to_dict()}
 
 
 def versions(onnxruntime: str | Sequence[str]) -> dict[str, Any]:

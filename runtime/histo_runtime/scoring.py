@@ -20,8 +20,6 @@ from histo_runtime.errors import HistoError, OutputError
 from histo_runtime.inputs import Inputs
 from histo_runtime.journal import Journal, keeps_blocks, read_manifest
 from histo_runtime.lock import locked
-from histo_runtime.pipeline import Batch
-from histo_runtime.predictions import Prediction
 from histo_runtime.progress import Progress
 from histo_runtime.results import (
     STDOUT,
@@ -83,10 +81,9 @@ class _Run:
     def manifest(self) -> dict[str, Any]:
         return run_manifest(self.classifier, self.inputs, self.options)
 
-    @property
+    @cached_property
     def table(self) -> Table:
-        views = range(1 if self.options.tta == "none" else len(self.classifier.card.views))
-        return Table.of(self.classifier.card, views if self.options.per_view else ())
+        return Table.of(self.classifier.card, self.options.tta, per_view=self.options.per_view)
 
     def to_stdout(self) -> Summary:
         """Write rows as they come; there is nothing to continue."""
@@ -169,10 +166,9 @@ class _Run:
         rows: list[list[str]] = []
         colour = Colour()
         for batch in batches:
-            new = [self.table.cells(row) for row in rows_of(batch, self.inputs.names)]
-            decoded = [not error for error in batch.errors]
-            if any(decoded):
-                colour.add(batch.patches[decoded])
+            names = self.inputs.names
+            new = [self.table.cells(batch.row(row, names[position])) for row, position in enumerate(batch.items)]
+            colour.add(batch.decoded)
             self._count(new, progress)
             rows += new
             if len(rows) == block:
@@ -216,13 +212,3 @@ class _Run:
         return Summary(
             self.tally, self.options.tta, progress.elapsed, progress.counted, progress.rate, self.tally.metrics()
         )
-
-
-def rows_of(batch: Batch[int], names: Sequence[str]) -> list[Prediction]:
-    """Return a row for each input of a batch, whose items are positions in `names`."""
-    return [
-        Prediction(name=names[position], error=error)
-        if error or batch.predictions is None
-        else batch.predictions.row(row, names[position])
-        for row, (position, error) in enumerate(zip(batch.items, batch.errors, strict=True))
-    ]

@@ -13,7 +13,7 @@ from histo_runtime.colour import Colour
 from histo_runtime.metrics import binary_metrics
 from histo_runtime.results import COLUMNS
 
-_FAILURES_KEPT = 10_000  # in the run's record; all of them stand in the table
+FAILURES_KEPT = 10_000  # in the run's record; all of them stand in the table
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Tally:
         path, label, probability, _, views, error = cells[: len(COLUMNS)]
         if error:
             self.failed += 1
-            if len(self.failures) < _FAILURES_KEPT:
+            if len(self.failures) < FAILURES_KEPT:
                 self.failures.append((path, error))
             return
         self.done += 1

@@ -36,6 +36,12 @@ def test_parts_that_are_merged_are_the_whole(patches: np.ndarray) -> None:
     assert merged.patches == len(patches)
 
 
+def test_no_patches_change_nothing(patches: np.ndarray) -> None:
+    colour = measured(patches)
+    colour.add(patches[:0])
+    assert colour.sums() == measured(patches).sums()
+
+
 def test_glass_and_black_are_blank_and_tissue_is_not(patches: np.ndarray) -> None:
     glass, black = np.full((3, 96, 96, 3), 243, np.uint8), np.full((2, 96, 96, 3), 4, np.uint8)
     bright_but_not_empty = glass[:1].copy()

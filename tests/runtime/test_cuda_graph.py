@@ -15,7 +15,7 @@ from histo_runtime import PatchClassifier, cuda_graph
 from histo_runtime.cuda_graph import GraphRuns
 from histo_runtime.inference import Inference
 from histo_runtime.model_file import OUTPUTS
-from histo_runtime.onnx_runtime import create_session, quiet_run_options
+from histo_runtime.onnx_runtime import create_session, make_run_options
 from tests.conftest import SIDE
 
 
@@ -75,7 +75,7 @@ FEEDS = [(2, ()), (4, ()), (2, (3, 5)), (2, (5, 3)), (2, (0,)), (1, ())]
 
 
 def test_every_shape_is_answered_batch_after_batch_as_by_a_plain_run(session: Any) -> None:
-    runs, options = GraphRuns(Recording(session), "cpu"), quiet_run_options()
+    runs, options = GraphRuns(Recording(session), "cpu"), make_run_options()
     feeds = [feed(count, 10 * turn + at, views) for turn in range(4) for at, (count, views) in enumerate(FEEDS)]
     # All are run before the first answer is looked at: none may be a window on a buffer that is used again.
     found = [runs.run(each, options) for each in feeds]
@@ -88,7 +88,7 @@ def test_each_shape_has_a_number_of_its_own_and_all_run_in_one_thread(session: A
     runs = GraphRuns(recording, "cpu")
     for turn in range(3):
         for count in (2, 4):
-            runs.run(feed(count, turn), quiet_run_options())
+            runs.run(feed(count, turn), make_run_options())
     assert recording.numbers == ["-1", "-1", "1", "2", "1", "2"]
     assert len(recording.threads) == 1
     assert threading.get_ident() not in recording.threads
@@ -98,7 +98,7 @@ def test_many_threads_get_their_own_answers(session: Any) -> None:
     runs = GraphRuns(Recording(session), "cpu")
     feeds = [feed(1 + at % 2, at) for at in range(64)]
     with ThreadPoolExecutor(32) as pool:
-        for answers, each in zip(pool.map(lambda one: runs.run(one, quiet_run_options()), feeds), feeds, strict=True):
+        for answers, each in zip(pool.map(lambda one: runs.run(one, make_run_options()), feeds), feeds, strict=True):
             same(answers, session.run(OUTPUTS, each))
 
 
@@ -108,7 +108,7 @@ def test_more_shapes_than_graphs_are_kept_for_run_without_one(session: Any, monk
     runs = GraphRuns(recording, "cpu")
     for turn in range(2):
         for count in (1, 2, 3, 4):
-            same(runs.run(each := feed(count, turn), quiet_run_options()), session.run(OUTPUTS, each))
+            same(runs.run(each := feed(count, turn), make_run_options()), session.run(OUTPUTS, each))
     assert recording.numbers == ["-1"] * 4 + ["1", "2", "-1", "-1"]
 
 
@@ -125,8 +125,8 @@ def test_a_batch_is_scored_as_without_graphs_and_one_at_a_time(tta: str, session
 
 
 def test_a_run_is_never_recorded_unless_it_has_a_number() -> None:
-    assert quiet_run_options().get_run_config_entry("gpu_graph_id") == "-1"
-    assert quiet_run_options(3).get_run_config_entry("gpu_graph_id") == "3"
+    assert make_run_options().get_run_config_entry("gpu_graph_id") == "-1"
+    assert make_run_options(3).get_run_config_entry("gpu_graph_id") == "3"
 
 
 @pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="CUDA may be there")

@@ -10,7 +10,7 @@ import pytest
 
 from histo_runtime import PatchClassifier
 from histo_runtime.inference import Inference
-from histo_runtime.onnx_runtime import create_session, quiet_run_options
+from histo_runtime.onnx_runtime import create_session, make_run_options
 from tests.conftest import SIDE
 from tests.runtime.onnx_bytes import with_card
 
@@ -57,8 +57,8 @@ def test_black_patches_that_fill_a_batch_up_change_no_answer(
 ) -> None:
     inference, _ = on(device, model)
     plain, _ = on("cpu", model)
-    found = inference.score(some[:count], tta, quiet_run_options(), whole_batches=whole_batches)
-    expected = plain.score(some[:count], tta, quiet_run_options())
+    found = inference.score(some[:count], tta, make_run_options(), whole_batches=whole_batches)
+    expected = plain.score(some[:count], tta, make_run_options())
     assert [part is None for part in found] == [part is None for part in expected]
     for one, other in zip(found, expected, strict=True):
         if one is not None and other is not None:
@@ -72,26 +72,26 @@ def test_many_batches_have_one_shape_also_the_last(
 ) -> None:
     inference, session = on("cuda:0", model)
     for count in (8, 8, 3, 1):
-        inference.score(some[:count], tta, quiet_run_options(), whole_batches=True)
+        inference.score(some[:count], tta, make_run_options(), whole_batches=True)
     assert set(session.shapes) == {shape}
 
 
 def test_a_few_patches_now_and_then_have_one_of_few_shapes(model: Path, some: np.ndarray) -> None:
     inference, session = on("cuda:0", model)
     for count in range(1, 9):
-        inference.score(some[:count], "full", quiet_run_options())
+        inference.score(some[:count], "full", make_run_options())
     assert [patches for patches, _ in session.shapes] == [1, 2, 4, 4, 8, 8, 8, 8]
 
 
 def test_a_batch_that_is_full_is_not_copied(model: Path, some: np.ndarray) -> None:
     inference, session = on("cuda:0", model)
-    inference.score(some[:8], "full", quiet_run_options(), whole_batches=True)
+    inference.score(some[:8], "full", make_run_options(), whole_batches=True)
     assert np.shares_memory(session.patches, some)
 
 
 def test_a_batch_is_never_filled_beyond_its_size(model: Path, some: np.ndarray) -> None:
     inference, session = on("cuda:0", model, batch_views=40)
-    inference.score(some[:5], "full", quiet_run_options())
+    inference.score(some[:5], "full", make_run_options())
     assert session.shapes == [(5, 8)]
 
 
@@ -99,14 +99,14 @@ def test_a_batch_is_never_filled_beyond_its_size(model: Path, some: np.ndarray) 
 def test_tensorrt_gets_no_more_patches_than_its_engines_are_built_for(tta: str, model: Path, some: np.ndarray) -> None:
     inference, session = on("tensorrt:0", model)
     most = inference.batch_patches(tta)
-    inference.score(some[:most], tta, quiet_run_options())
-    inference.score(some[:1], tta, quiet_run_options())
+    inference.score(some[:most], tta, make_run_options())
+    inference.score(some[:1], tta, make_run_options())
     assert {patches for patches, _ in session.shapes} == {8}
 
 
 def test_on_the_cpu_nothing_is_filled_up(model: Path, some: np.ndarray) -> None:
     inference, session = on("cpu", model)
-    inference.score(some[:3], "full", quiet_run_options(), whole_batches=True)
+    inference.score(some[:3], "full", make_run_options(), whole_batches=True)
     assert session.shapes == [(3, 8)]
 
 

@@ -133,3 +133,9 @@ def test_a_journal_that_was_removed_while_it_is_written_is_an_error_not_a_silent
 def test_a_folder_that_can_not_be_written_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="can't be opened"):
         Journal(tmp_path / "nowhere" / "j", MANIFEST)
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="a file that opens and can't be read, as Linux has it")
+def test_a_journal_that_opens_and_can_not_be_read_is_one_line() -> None:
+    with pytest.raises(OutputError, match="/proc/self/mem"):
+        Journal(Path("/proc/self/mem"), MANIFEST)

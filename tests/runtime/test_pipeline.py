@@ -56,9 +56,10 @@ def run(
 def outcomes(batches: Iterable[Batch[int]]) -> Iterator[tuple[int, str, float | None]]:
     """Each item with its error and its probability."""
     for batch in batches:
-        for row, (item, error) in enumerate(zip(batch.items, batch.errors, strict=True)):
-            probability = None if error or batch.predictions is None else float(batch.predictions.probability[row])
-            yield item, error, probability
+        for index, item in enumerate(batch.items):
+            row = batch.row(index, str(item))
+            assert row.name == str(item)
+            yield item, row.error, row.probability
 
 
 def histo_threads() -> list[threading.Thread]:
@@ -132,6 +133,7 @@ def test_a_patch_that_fails_is_black_in_its_batch_and_keeps_the_others_where_the
     for batch in run([7, -1, 9, -2, 11, 12, 13, 14]):
         for item, patch in zip(batch.items, batch.patches, strict=True):
             assert (patch == max(item, 0)).all()
+        assert batch.decoded[:, 0, 0, 0].tolist() == [item for item in batch.items if item >= 0]
 
 
 def test_a_batch_of_failures_alone_is_not_computed() -> None:
@@ -140,6 +142,7 @@ def test_a_batch_of_failures_alone_is_not_computed() -> None:
 
     (batch,) = run([-1, -2, -3], infer=never)
     assert (batch.predictions, batch.errors) == (None, ["bad -1", "bad -2", "bad -3"])
+    assert batch.decoded.shape == (0, 2, 2, 3)
 
 
 @pytest.mark.parametrize("kind", ["good", "bad", "mixed"])

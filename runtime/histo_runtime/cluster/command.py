@@ -14,7 +14,7 @@ from histo_runtime.cluster.planning import planned
 from histo_runtime.cluster.run import ClusterRun, Totals
 from histo_runtime.command import EXIT_SOME_PATCHES_FAILED, say
 from histo_runtime.errors import UsageError
-from histo_runtime.infer import Request
+from histo_runtime.request import Request
 from histo_runtime.wording import introduce, left_out, named_twice, say_failures, views_each
 
 # Options that need every row in one place, or slides.

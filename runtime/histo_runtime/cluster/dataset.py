@@ -18,7 +18,6 @@ from histo_runtime.errors import InputError
 from histo_runtime.given import as_patch
 from histo_runtime.predictions import Prediction
 from histo_runtime.remote import RemoteFiles
-from histo_runtime.scoring import rows_of
 from histo_runtime.urls import is_url, local_path
 
 if TYPE_CHECKING:
@@ -108,10 +107,9 @@ class _Scorer:
         def decode(position: int) -> NDArray[np.uint8]:
             return self._decode(patches[position])
 
-        names = [str(position) for position in range(len(patches))]
         rows: list[Prediction] = []
         for batch in classifier.batches(range(len(patches)), decode, tta=self._tta, workers=self._workers):
-            rows += rows_of(batch, names)
+            rows += [batch.row(row, str(position)) for row, position in enumerate(batch.items)]
         kept = {name: column for name, column in columns.items() if name not in ("patch", "bytes")}
         return {**kept, **self._scores(rows)}
 

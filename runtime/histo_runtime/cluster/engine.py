@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from histo_runtime.errors import DeviceError, HistoError, InputError, UsageError, missing_extra
+from histo_runtime.errors import DeviceError, HistoError, InputError, UsageError, missing_extra, reason_of
 from histo_runtime.processors import usable_threads
 from histo_runtime.quiet import native_stderr_held
 
@@ -189,7 +189,7 @@ def _knock(address: str) -> None:
         socket.create_connection((host, port), timeout=_REACHED_WITHIN).close()
     except OSError as error:
         raise InputError(
-            f"--address {address}: can't be reached ({error.strerror or error}): is the cluster running there?"
+            f"--address {address}: can't be reached ({reason_of(error)}): is the cluster running there?"
         ) from error
 
 

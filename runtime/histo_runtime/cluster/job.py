@@ -189,9 +189,7 @@ def cut(argument: int, inputs: PatchInputs, job: Job) -> Iterator[Shard | Listed
     starts = range(0, count, size)
     for index, start in enumerate(starts):
         yield Shard(argument, index, inputs.part(start, min(start + size, count)))
-    names = inputs.names
-    twice = sum(names[position] == names[position - 1] for position in range(1, count))
-    yield Listed(argument, len(starts), count, inputs.others, twice)
+    yield Listed(argument, len(starts), count, inputs.others, inputs.twice)
 
 
 def packed(message: Message) -> bytes:

@@ -18,12 +18,12 @@ from histo_runtime.cluster.model import block_patches_on, local_model
 from histo_runtime.cluster.run import ClusterRun, read_plan
 from histo_runtime.default_model import portable
 from histo_runtime.device import default_batch_views
-from histo_runtime.errors import InputError, UsageError
-from histo_runtime.infer import Request
+from histo_runtime.errors import UsageError
 from histo_runtime.listing import expanded
 from histo_runtime.onnx_runtime import import_onnxruntime
-from histo_runtime.sources import STDIN
-from histo_runtime.urls import is_url, local_path
+from histo_runtime.request import Request
+from histo_runtime.results import STDOUT
+from histo_runtime.sources import STDIN, check_named
 
 _SHARD_PATCHES = {"cpu": 8192, "cuda": 65_536, "tensorrt": 65_536}  # minutes of work, and files that are not small
 _PIECES_PER_ACTOR = 4  # at least, so that no actor waits long for the last one
@@ -68,14 +68,14 @@ def planned(request: Request) -> ClusterRun:
         pool,
         request.address,
         model.card,
-        request.max_failures,
-        request.overwrite,
-        request.quiet,
+        max_failures=request.max_failures,
+        overwrite=request.overwrite,
+        quiet=request.quiet,
     )
 
 
 def _check_output(output: str) -> None:
-    if output == "-" or output.lower().endswith(_FILE_SUFFIXES):
+    if output == STDOUT or output.lower().endswith(_FILE_SUFFIXES):
         raise UsageError(f"{output}: --engine ray writes a folder of Parquet shards: name one, as in -o out/")
 
 
@@ -84,10 +84,8 @@ def _arguments(request: Request) -> Sequence[str]:
     arguments = [argument for pattern in request.patches for argument in expanded(pattern)]
     if STDIN in arguments:
         raise UsageError("--engine ray reads no paths on stdin: give it a CSV file with a path column")
-    if request.address is None:
-        for argument in arguments:  # on a cluster only its machines can tell
-            if not is_url(argument) and not Path(local_path(argument)).exists():
-                raise InputError(f"{argument}: no such file or folder")
+    if request.address is None:  # on a cluster only its machines can tell
+        check_named(arguments)
     return arguments
 
 

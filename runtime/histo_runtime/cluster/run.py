@@ -20,11 +20,11 @@ from histo_runtime.default_model import BUNDLED_NAME
 from histo_runtime.errors import HistoError, InputError, OutputError
 from histo_runtime.lock import locked
 from histo_runtime.progress import Progress
-from histo_runtime.run_record import versions
+from histo_runtime.run_record import about_model, versions
+from histo_runtime.tally import FAILURES_KEPT
 from histo_runtime.urls import is_url, local_path
 from histo_runtime.wording import another, same_command
 
-_FAILURES_KEPT = 10_000  # in the record; all of them stand in the shards
 _OURS = ("part-", f"{MANIFESTS}/part-", PLAN, RECORD)
 
 
@@ -75,7 +75,7 @@ class Totals:
         self.failed += message.failed
         self.views += message.views
         self.colour.merge(message.colour)
-        self.failures = sorted([*self.failures, *message.failures])[:_FAILURES_KEPT]
+        self.failures = sorted([*self.failures, *message.failures])[:FAILURES_KEPT]
         self.hosts.add(message.host)
         self.devices.add(message.device)
         self.onnxruntime.add(message.onnxruntime)
@@ -195,12 +195,7 @@ class ClusterRun:
         return {
             "schema": 1,
             "engine": "ray",
-            "model": {
-                "path": self.job.model,
-                "bundled": self.job.model == BUNDLED_NAME,
-                "sha256": self.job.sha256,
-                "card": self.card.replace(golden=()).to_dict(),
-            },
+            "model": about_model(self.job.model, self.job.sha256, self.card, bundled=self.job.model == BUNDLED_NAME),
             "settings": self.job.settings,
             "pool": {"actors": pool.actors, "threads": pool.threads, "gpus_per_actor": pool.gpus},
             "versions": versions(sorted(totals.onnxruntime)),

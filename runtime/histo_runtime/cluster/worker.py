@@ -16,12 +16,10 @@ from histo_runtime.classifier import PatchClassifier
 from histo_runtime.cluster.folder import MANIFESTS, open_folder
 from histo_runtime.cluster.job import Job, Message, Scored, Shard, Stopped, cut, packed, unpacked
 from histo_runtime.cluster.model import open_model
-from histo_runtime.colour import Colour
 from histo_runtime.errors import HistoError, OutputError
 from histo_runtime.onnx_runtime import import_onnxruntime
 from histo_runtime.results import Table, encode, write_parquet
 from histo_runtime.run_record import names_sha256
-from histo_runtime.scoring import rows_of
 from histo_runtime.sources import listed
 from histo_runtime.tally import Tally
 
@@ -107,15 +105,13 @@ class ShardScorer:
     def _score(self, shard: Shard) -> Scored:
         started = time.monotonic()
         job, classifier, inputs = self._job, self._classifier, shard.inputs
-        table = Table.of(classifier.card, _views(classifier, job))
-        tally, colour, rows = Tally(classifier.card, classifier.threshold), Colour(), []
+        table = Table.of(classifier.card, job.tta, per_view=job.per_view)
+        tally, rows = Tally(classifier.card, classifier.threshold), []
         decode = _Decode(shard, classifier)
         for batch in classifier.batches(range(len(inputs)), decode, tta=job.tta, workers=job.workers):
-            decoded = [not error for error in batch.errors]
-            if any(decoded):
-                colour.add(batch.patches[decoded])
-            for row in rows_of(batch, inputs.names):
-                cells = table.cells(row)
+            tally.colour.add(batch.decoded)
+            for row, position in enumerate(batch.items):
+                cells = table.cells(batch.row(row, inputs.names[position]))
                 tally.add(cells)
                 rows.append(cells)
         data = io.BytesIO()
@@ -128,7 +124,7 @@ class ShardScorer:
             done=tally.done,
             failed=tally.failed,
             views=tally.views,
-            colour=colour.sums(),
+            colour=tally.colour.sums(),
             failures=tally.failures,
             host=socket.gethostname(),
             device=classifier.device,
@@ -148,10 +144,6 @@ class _Decode:
 
     def __call__(self, position: int) -> NDArray[np.uint8]:
         return self._inputs.decode(position, self._size, self._resize)
-
-
-def _views(classifier: PatchClassifier, job: Job) -> Sequence[int]:
-    return range(1 if job.tta == "none" else len(classifier.card.views)) if job.per_view else ()
 
 
 def _rows(messages: Sequence[Message]) -> Rows:

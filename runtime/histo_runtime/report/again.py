@@ -22,9 +22,7 @@ from histo_runtime.results import table_name
 from histo_runtime.sources import STDIN, find_patches, typed_patches
 
 
-def write_report(
-    report: Path, table: Path, inputs: PatchInputs, labels: Mapping[str, int] | None, warnings: Sequence[str] = ()
-) -> None:
+def write_report(report: Path, table: Path, inputs: PatchInputs, labels: Mapping[str, int] | None) -> None:
     """Write the report of a table whose inputs are listed.
 
     Args:
@@ -32,7 +30,6 @@ def write_report(
         table: `.csv` or `.parquet`, its record beside it.
         inputs: the patches of the run.
         labels: name of a patch -> index of its true class; None without labels.
-        warnings: for the reader, beside those of the record.
 
     Raises:
         InputError: table or record can't be used.
@@ -40,11 +37,13 @@ def write_report(
     """
     record = read_record(table)
     scored = _read(table, record)
-    write_page(_run(table, record, scored, _originals(record, inputs), labels, warnings), report)
+    write_page(_run(table, record, scored, _originals(record, inputs), labels, ()), report)
 
 
 def write_report_again(report: Path, table: Path, patches: Sequence[str] = (), labels: str | None = None) -> list[str]:
     """Write the report of a table of some time ago; what it lacks is named in the page and returned.
+
+    The process works in the folder of the run meanwhile: not beside other threads that go by relative paths.
 
     Args:
         report: the page; it replaces what is there.

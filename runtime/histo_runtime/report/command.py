@@ -13,8 +13,8 @@ from click.core import ParameterSource
 from histo_runtime.command import say
 from histo_runtime.errors import HistoError, UsageError, missing_extra
 from histo_runtime.files import check_output
-from histo_runtime.infer import Request
 from histo_runtime.inputs import PatchInputs
+from histo_runtime.request import Request
 from histo_runtime.results import STDOUT
 
 _SUFFIXES = (".html", ".htm")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from histo_runtime.adaptive import lead
 from histo_runtime.card import ModelCard
-from histo_runtime.errors import InputError, missing_extra
+from histo_runtime.errors import InputError, missing_extra, reason_of
 from histo_runtime.names import Names
 from histo_runtime.results import COLUMNS
 
@@ -107,7 +107,7 @@ def _csv_rows(path: Path) -> Iterator[list[str]]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             yield from csv.reader(file)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: can't be read as CSV ({getattr(error, 'strerror', None) or error})") from error
+        raise InputError(f"{path}: can't be read as CSV ({reason_of(error)})") from error
 
 
 def _parquet_rows(path: Path) -> Iterator[list[str]]:
@@ -123,4 +123,4 @@ def _parquet_rows(path: Path) -> Iterator[list[str]]:
                 columns = [column.to_pylist() for column in batch.columns]
                 yield from (["" if cell is None else cell for cell in row] for row in zip(*columns, strict=True))
     except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{path}: can't be read as Parquet ({' '.join(str(error).split())})") from error
+        raise InputError(f"{path}: can't be read as Parquet ({reason_of(error)})") from error

@@ -15,6 +15,7 @@ from histo_runtime.report.finished import Record, read_record_file
 from histo_runtime.report.overview import about_run
 from histo_runtime.report.page import Page, write
 from histo_runtime.report.section import Section
+from histo_runtime.slides.outputs import HEATMAP, RUN
 
 _MOST_PICTURES = 40  # 0.1 MB each
 _LONGEST_SIDE = 1000  # pixels
@@ -57,7 +58,7 @@ def write_slides_report(report: Path, output: Path, rows: Sequence[Mapping[str, 
     """
     scored = [row for row in rows if not row.get("error")]
     broken = [row for row in rows if row.get("error")]
-    records = [read_record_file(output / row["slide"] / "run.json") for row in scored[:1]]
+    records = [read_record_file(output / row["slide"] / RUN) for row in scored[:1]]
     sections = [
         _slides(output, scored, records),
         *_broken(broken),
@@ -100,7 +101,7 @@ def _heatmap(output: Path, row: Mapping[str, Any]) -> Heatmap:
     regions = "1 region" if row["regions"] == 1 else f"{row['regions']:,} regions"
     words = f"{area:.3f} mm² in {regions}" + (f", {share} of the tissue" if share else "")
     try:
-        with Image.open(output / row["slide"] / "heatmap.png", formats=["PNG"]) as image:
+        with Image.open(output / row["slide"] / HEATMAP, formats=["PNG"]) as image:
             picture = image.convert("RGB")
     except OSError:
         return Heatmap(row["slide"], "", 0, 0, words)

@@ -13,7 +13,7 @@ import click
 from histo_runtime.classifier import PatchClassifier
 from histo_runtime.command import EXIT_SOME_PATCHES_FAILED, say
 from histo_runtime.errors import HistoError, UsageError
-from histo_runtime.infer import Request
+from histo_runtime.request import Request
 from histo_runtime.results import is_table
 from histo_runtime.slides.detection import SLIDE_SUFFIXES
 from histo_runtime.slides.found import FoundSlide, FoundSlides, find_slides

@@ -16,7 +16,7 @@ from PIL import Image
 from histo_runtime.errors import InputError
 from histo_runtime.slides.overview import Overview
 
-_SUFFIXES = ("PNG", "TIFF")
+_FORMATS = ("PNG", "TIFF")
 _GEOJSON = frozenset({".geojson", ".json"})
 _SAME_SHAPE = 0.02  # share by which the sides' ratio of a picture may differ from the slide's: it was rounded
 
@@ -38,7 +38,7 @@ def read_mask(path: Path, overview: Overview) -> NDArray[np.bool_]:
 def _from_picture(path: Path, overview: Overview) -> NDArray[np.bool_]:
     height, width = overview.unreadable.shape
     try:
-        with Image.open(path, formats=_SUFFIXES) as image:
+        with Image.open(path, formats=_FORMATS) as image:
             found = image.size
             if abs(found[0] / found[1] / (width / height) - 1) > max(_SAME_SHAPE, 1 / min(*found, width, height)):
                 raise InputError(

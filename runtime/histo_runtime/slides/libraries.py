@@ -8,7 +8,7 @@ from typing import Any
 from histo_runtime.errors import missing_extra
 
 # What pip calls them, where that is not the name of the module.
-_PACKAGES = {"openslide": "openslide-python openslide-bin", "shapely.geometry": "shapely"}
+_PACKAGES = {"openslide": "openslide-python openslide-bin"}
 
 
 def library(module: str, purpose: str) -> Any:

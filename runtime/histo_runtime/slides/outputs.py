@@ -23,6 +23,7 @@ from histo_runtime.slides.score_map import SCORE_RULE, ScoreMap
 from histo_runtime.slides.tables import write_tiles
 
 RUN = "run.json"
+HEATMAP = "heatmap.png"
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +75,7 @@ class SlideOutputs:
             threshold=self.threshold if self.card.activation == "sigmoid" else None,
             title=f"{title}    {record['model']['card']['name'] or 'model'}    research use only, not for diagnosis",
         )
-        with written_aside(self.folder / "heatmap.png") as temporary:
+        with written_aside(self.folder / HEATMAP) as temporary:
             heatmap.save(temporary)
         with written_aside(self.folder / "annotations.geojson") as temporary:
             temporary.write_text(to_text(to_geojson(regions, class_name, title)), encoding="utf-8")

@@ -24,11 +24,11 @@ from histo_runtime.slides.overview import read_overview
 from histo_runtime.slides.plan import SlidePlan, SlideSettings, check_model, plan_slide
 from histo_runtime.slides.reader import Slide
 from histo_runtime.slides.summary import check_summary, write_summary
+from histo_runtime.slides.tables import TILES
 from histo_runtime.slides.tiles import SlideTiles
 from histo_runtime.slides.tissue import tissue_mask
 
 SUMMARY = "summary.csv"
-TILES = "tiles.csv"
 
 
 def unfinished_in(output: Path) -> Unfinished:

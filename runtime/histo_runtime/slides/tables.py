@@ -9,6 +9,7 @@ from histo_runtime.files import written_aside
 from histo_runtime.results import Table, decode, encode, write_parquet
 from histo_runtime.slides.tiles import place_of
 
+TILES = "tiles.csv"
 PLACE = ("x", "y", "size", "size_y")
 
 
@@ -21,7 +22,7 @@ def write_tiles(folder: Path, table: Table, blocks: Callable[[], Iterable[bytes]
         OutputError: one can't be written.
     """
     columns = (*PLACE, *table.columns[1:])
-    with written_aside(folder / "tiles.csv") as temporary, temporary.open("wb") as file:
+    with written_aside(folder / TILES) as temporary, temporary.open("wb") as file:
         file.write(encode([columns]))
         file.writelines(_placed(blocks(), tile))
     with written_aside(folder / "tiles.parquet") as temporary:

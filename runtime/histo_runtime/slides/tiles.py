@@ -93,7 +93,7 @@ class SlideTiles:
         size: int,
         facts: Mapping[str, Any],
     ) -> None:
-        self._slide, self._grid, self._size = slide, grid, size
+        self._slide, self._grid = slide, grid
         self.facts = facts
         self._levels = tuple(range(level_for(slide, min(grid.tile) / size, _LEVEL_TOLERANCE), -1, -1))
         self.level = self._levels[0]

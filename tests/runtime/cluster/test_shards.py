@@ -24,7 +24,7 @@ from histo_runtime.cluster.run import ClusterRun, Totals
 from histo_runtime.cluster.worker import MESSAGE, ShardScorer, list_arguments
 from histo_runtime.default_model import BUNDLED_NAME
 from histo_runtime.errors import InputError, ModelFileError, ModelNotFoundError, OutputError, UsageError
-from histo_runtime.infer import Request
+from histo_runtime.request import Request
 from histo_runtime.sources import listed
 from tests.conftest import DATA, read_json
 
