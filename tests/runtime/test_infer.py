@@ -314,6 +314,19 @@ def test_auto_names_the_device_in_one_line(folder: Path, command: Run) -> None:
     assert len(done.stderr.splitlines()) <= 4
 
 
+def test_quiet_silences_why_it_runs_on_the_cpu_but_no_warning(folder: Path, command: Run) -> None:
+    Path("looped").mkdir()
+    Path("looped/again").symlink_to(".")
+    Path("looped/a.png").symlink_to(folder / "0/00.png")
+    arguments = ("looped", "--model", SIGMOID, "-o", "out.csv")
+    told = command("infer", *arguments)
+    if read_json(Path("out.run.json"))["device"] != "cpu":
+        pytest.skip("CUDA works here")
+    assert "running on the CPU: " in told.stderr
+    quiet = command("infer", *arguments, "--quiet", "--overwrite")
+    assert quiet.stderr == "looped/again: leads back to a folder that it lies in, and is not followed\n"
+
+
 def test_quiet_leaves_the_table_as_it_is(folder: Path, tmp_path: Path) -> None:
     score(folder, "-o", "a.csv")
     score(folder, "-o", "b.csv", "--quiet")
