@@ -14,7 +14,7 @@ from histo_runtime.cluster.run import ClusterRun, Totals
 from histo_runtime.command import EXIT_SOME_PATCHES_FAILED, say
 from histo_runtime.errors import UsageError
 from histo_runtime.infer import Request
-from histo_runtime.wording import announce, left_out, named_twice, say_failures
+from histo_runtime.wording import announce, holds_none, left_out, named_twice, say_failures
 
 # Options that need every row in one place, or slides.
 _OF_ONE_MACHINE = ("labels", "report", "mpp", "tile_mpp", "mask")
@@ -60,6 +60,8 @@ def _report(totals: Totals, record: dict[str, Any], run: ClusterRun, inform: Cal
         inform(left_out(totals.others))
     if totals.twice:
         say(f"warning: {named_twice(totals.twice)}")
+    for typed in run.without(totals):
+        say(f"warning: {holds_none(typed)}")
     say_failures(totals.failures, totals.failed)
     unlike = totals.colour.unlike(run.card.colour)
     if unlike:
