@@ -17,7 +17,16 @@ if TYPE_CHECKING:
     from histo_runtime.card import ModelCard
 
 
-@click.command("histo-export", cls=HistoCommand)
+_SECTIONS = {
+    "Test-time augmentation": ("--views", "--merge"),
+    "Precision and speed": ("--precision", "--calibrate", "--target", "--optimize"),
+    "Comparison": ("--verify", "--labels"),
+    "About the model": ("--scaling", "--activation", "--classes", "--threshold", "--microns-per-pixel"),
+    "Output": ("--triton", "--overwrite", "--json"),
+}
+
+
+@click.command("histo-export", cls=HistoCommand, sections=_SECTIONS)
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("onnx", type=click.Path(path_type=Path))
 @click.option(
@@ -134,7 +143,7 @@ def export(
     logit by logit, before it gets its name: a model that misses the comparison is not written.
 
     \b
-    Example:
+    Examples:
       histo-export model.h5 model.onnx --classes normal,tumour
       histo-export model.h5 model-int8.onnx --precision int8 --calibrate patches/
       histo-infer patches/ --model model.onnx

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from histo_runtime.cuda_graph import GraphRuns
 from histo_runtime.default_model import default_model, introduction, is_bundled, located, portable
-from histo_runtime.device import DeviceRequest, open_session
+from histo_runtime.device import NOTES, DeviceRequest, open_session
 from histo_runtime.errors import InputError, UsageError
 from histo_runtime.given import (
     PatchesLike,
@@ -134,7 +134,7 @@ class PatchClassifier:
             _log.info(introduction(self.card))
         self.note = opened.note
         if self.note:
-            _log.warning(self.note)
+            NOTES.warning(self.note)
         if self.card.optimize and self.device != "cpu":
             _log.warning(
                 f"{self.model}: was rewritten for CPUs: on {self.device} a file without --optimize cpu is faster"

@@ -20,10 +20,22 @@ _DEFAULT_TABLE = "./predictions.csv"
 _DEFAULT_FOLDER = "./predictions"
 
 
-@click.command("histo-infer", cls=HistoCommand)
+_SECTIONS = {
+    "Model and device": ("--model", "--device", "--exact", "--threshold"),
+    "Input": ("--resize", "--max-failures"),
+    "Output": ("--output", "--format", "--per-view", "--overwrite", "--json"),
+    "Labels and report": ("--labels", "--report", "--from"),
+    "Speed": ("--tta", "--batch-size", "--threads", "--workers"),
+    "Whole slides": ("--mpp", "--tile-mpp", "--stride", "--mask"),
+    "Ray": ("--engine", "--address", "--actors", "--gpus-per-actor"),
+}
+
+
+@click.command("histo-infer", cls=HistoCommand, sections=_SECTIONS)
 @click.argument("patches", nargs=-1, shell_complete=files)
 @click.option(
     "--model",
+    metavar="ONNX",
     shell_complete=files,
     help=f"ONNX file by histo-export.  [default: ${MODEL_VARIABLE}, else ./{LOCAL_MODEL}, else the tumour classifier"
     " that comes with histo-edge]",
@@ -31,6 +43,7 @@ _DEFAULT_FOLDER = "./predictions"
 @click.option(
     "-o",
     "--output",
+    metavar="FILE|FOLDER",
     shell_complete=files,
     help="A .csv or .parquet file, or - for stdout. NAME.run.json with settings and counts is written"
     " beside it; while it runs, NAME.csv.partial holds what is done. Of slides a folder, which is made."
@@ -101,24 +114,24 @@ _DEFAULT_FOLDER = "./predictions"
 @click.option(
     "--mpp",
     type=click.FloatRange(0, min_open=True),
-    help="Slides: micrometres a pixel, where the file does not say or is wrong.",
+    help="Micrometres a pixel, where the file does not say or is wrong.",
 )
 @click.option(
     "--tile-mpp",
     type=click.FloatRange(0, min_open=True),
-    help="Slides: micrometres a pixel of the model's patches.  [default: the model's]",
+    help="Micrometres a pixel of the model's patches.  [default: the model's]",
 )
 @click.option(
     "--stride",
     type=click.FloatRange(0.05, 1),
     default=1.0,
     show_default=True,
-    help="Slides: from a tile to the next, in tiles; 0.5 lets them overlap by half.",
+    help="From a tile to the next, in tiles; 0.5 lets them overlap by half.",
 )
 @click.option(
     "--mask",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Slides: score here instead of where tissue is found; a PNG over the whole slide, or GeoJSON polygons.",
+    help="Score here instead of where tissue is found; a PNG over the whole slide, or GeoJSON polygons.",
 )
 @click.option(
     "--overwrite", is_flag=True, help="Replace the output when it exists, and drop an unfinished run of something else."
@@ -131,8 +144,13 @@ _DEFAULT_FOLDER = "./predictions"
     help="ray: a pool of actors on this machine or a cluster; -o is a folder of Parquet shards then.",
 )
 @click.option("--address", metavar="auto|HOST:PORT|ray://HOST:PORT", help="Of a Ray cluster.  [default: this machine]")
-@click.option("--actors", type=click.IntRange(1), help="Of --engine ray.  [default: 1, on a cluster as many as fit]")
-@click.option("--gpus-per-actor", type=click.FloatRange(0), default=0.0, help="A fraction shares one.  [default: 0]")
+@click.option("--actors", type=click.IntRange(1), help="How many actors.  [default: 1, on a cluster as many as fit]")
+@click.option(
+    "--gpus-per-actor",
+    type=click.FloatRange(0),
+    default=0.0,
+    help="Of each actor; a fraction shares one.  [default: 0]",
+)
 @click.option("--quiet", is_flag=True, help="Nothing on stderr but failures and warnings.")
 @click.option("--json", "as_json", is_flag=True, help="Print a summary as one JSON object on stdout.")
 def infer(**options: Any) -> None:
@@ -150,12 +168,12 @@ def infer(**options: Any) -> None:
     \b
     Examples:
       histo-infer patches/
-      histo-infer patches/ --model model.onnx
+      histo-infer patches/ --model model.onnx -o scores.csv
       histo-infer slide.svs -o out/
       histo-infer valid/ --labels folders -o valid.csv
       histo-infer test/ --format kaggle -o submission.csv
       histo-infer --report valid.html --from valid.csv
-      histo-infer slides/*.zip --engine ray --actors 4 -o scored/
+      histo-infer zips/*.zip --engine ray --actors 4 -o scored/
     """
     from histo_runtime.infer import infer as run
     from histo_runtime.request import Request

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -16,6 +17,7 @@ from histo_runtime.program import EXIT_INTERRUPTED, working
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_SOME_PATCHES_FAILED = 3
+_TERM_WIDTH = 28  # of the column of options in --help; longer ones have a line of their own
 _COLOURS = {"PASS": "green", "WARN": "yellow", "FAIL": "red", "warning": "yellow", "failed": "red"}
 
 
@@ -23,13 +25,29 @@ class HistoCommand(click.Command):
     """A click command with `--version`, one-line errors and the contract's exit codes.
 
     0 done, 1 could not be done, 2 wrong usage (click's own), 130 interrupted.
+
+    Args:
+        sections: heading in `--help` -> the options below it, in order, by their long names; options that stand under
+            none come last, under "General".
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, sections: Mapping[str, Sequence[str]] | None = None, **kwargs: Any) -> None:
         kwargs.setdefault("context_settings", {})
         kwargs["context_settings"].setdefault("help_option_names", ["-h", "--help"])
         super().__init__(*args, **kwargs)
+        self.sections = sections or {}
         self.params.append(_version_option())
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options of `--help` below their headings, all in one column."""
+        options = [param for param in self.get_params(ctx) if isinstance(param, click.Option)]
+        left = {option.opts[-1]: record for option in options if (record := option.get_help_record(ctx))}
+        width = min(_TERM_WIDTH, max(len(term) for term, _ in left.values()))
+        sections = {heading: [left.pop(name) for name in names] for heading, names in self.sections.items()}
+        sections["General" if sections else "Options"] = [*left.values()]
+        for heading, rows in sections.items():
+            with formatter.section(heading):
+                formatter.write_dl([(term.ljust(width), text) for term, text in rows], col_max=width)
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the whole command; what goes wrong outside `invoke` (a full disk under --help) is one line too."""

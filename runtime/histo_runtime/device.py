@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -41,6 +42,7 @@ _CHANNELS_LAST = {_NHWC_OPTION: "1"}
 _GPU_EXTRA = 'pip install "histo-edge[gpu]"'
 
 _log = logging.getLogger("histo_runtime")
+NOTES = logging.getLogger("histo_runtime.device")  # for `OpenSession.note`, which may be silenced alone
 
 
 class Model(Protocol):
@@ -148,6 +150,17 @@ def open_session(model: Model, request: DeviceRequest) -> OpenSession:
     except DeviceError as error:
         reason = error if has_driver() or CUDA in import_onnxruntime().get_available_providers() else "no NVIDIA driver"
         return opening.cpu(note=f"running on the CPU: {reason}")
+
+
+@contextmanager
+def without_notes() -> Iterator[None]:
+    """Log no note while the body runs; warnings of other things are logged."""
+    before = NOTES.level
+    NOTES.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        NOTES.setLevel(before)
 
 
 def default_batch_views(kind: str) -> int:

@@ -30,6 +30,7 @@ def infer(request: Request) -> None:
         return
     if request.address is not None or request.actors is not None or request.gpus_per_actor:
         raise click.UsageError("--address, --actors and --gpus-per-actor belong to --engine ray")
+    from histo_runtime.labels import check_labels
     from histo_runtime.results import STDOUT
     from histo_runtime.slides.command import infer_slides
     from histo_runtime.sources import check_named
@@ -37,6 +38,8 @@ def infer(request: Request) -> None:
     if request.as_json and request.output == STDOUT:
         raise click.UsageError("--json and -o - both write to stdout: give -o a file")
     check_named(request.patches)
+    if request.labels is not None:
+        check_labels(request.labels)
     if not infer_slides(request):
         from histo_runtime.infer_patches import infer_patches
 

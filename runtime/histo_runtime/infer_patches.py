@@ -18,10 +18,9 @@ from histo_runtime.results import STDOUT, check_free, check_kaggle, check_table,
 from histo_runtime.run_record import Given, settings_of
 from histo_runtime.scoring import score
 from histo_runtime.sources import find_patches
-from histo_runtime.wording import holds_none, introduce, left_out, named_twice, patches, say_failures, views_each
+from histo_runtime.wording import announce, holds_none, left_out, named_twice, patches, say_failures
 
 if TYPE_CHECKING:
-    from histo_runtime.classifier import PatchClassifier
     from histo_runtime.inputs import PatchInputs
     from histo_runtime.request import Request
     from histo_runtime.run_record import Summary
@@ -48,7 +47,7 @@ def infer_patches(request: Request) -> None:
         request.inform(f"{len(found) - len(truth)} of {len(found)} patches have no label")
     if request.table_format == "kaggle":
         check_kaggle(classifier.card, found.names)
-    _announce(request, found, classifier)
+    announce(request, patches(len(found)), classifier.device, classifier.card, classifier.threshold)
     # What Pillow thinks of a file stands in its row; a warning would only tear up the progress line.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     given = Given(request.patches, _working_folder(), request.labels, found.others, doubts)
@@ -74,12 +73,6 @@ def _check_before(request: Request, output: str) -> None:
     _refuse_overwriting_inputs(output, (*request.patches, request.labels, request.chosen_model))
     if output != STDOUT and not partial_path(output).exists():
         check_free(output, overwrite=request.overwrite)
-
-
-def _announce(request: Request, found: PatchInputs, classifier: PatchClassifier) -> None:
-    introduce(classifier.model, classifier.card, request.inform)
-    views = views_each(request.tta, len(classifier.card.views))
-    request.inform(f"{patches(len(found))} with {classifier.model.name} on {classifier.device}, {views}")
 
 
 def _refuse_overwriting_inputs(output: str, inputs: Iterable[object]) -> None:

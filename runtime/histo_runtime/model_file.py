@@ -31,7 +31,10 @@ class ModelFile:
         if self.path.is_dir():
             raise ModelFileError(f"{path}: is a folder: name the .onnx file in it")
         if not self.path.is_file():
-            raise ModelNotFoundError(f"{path}: no such model file: make one with histo-export MODEL ONNX")
+            raise ModelNotFoundError(
+                f"{path}: no such model file: name none (leave --model out) to use the one that comes with histo-edge,"
+                " or make one with histo-export MODEL ONNX"
+            )
         if self.path.suffix.lower() in _KERAS_SUFFIXES:
             raise ModelFileError(f"{path}: is a Keras file: run histo-export {path} model.onnx first")
 

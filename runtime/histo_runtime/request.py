@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -92,16 +93,18 @@ class Request:
         """Open the model, with threads and batch size of an unfinished run where none were given."""
         from histo_runtime.checksum import check_checksum
         from histo_runtime.classifier import PatchClassifier
+        from histo_runtime.device import without_notes
 
-        classifier = PatchClassifier(
-            self.chosen_model,
-            device=self.device,
-            exact=self.exact,
-            threads=self.threads or unfinished.threads,
-            batch_size=self.batch_size or unfinished.batch_size,
-            threshold=self.threshold,
-            resize=self.resize,
-        )
+        with without_notes() if self.quiet else nullcontext():
+            classifier = PatchClassifier(
+                self.chosen_model,
+                device=self.device,
+                exact=self.exact,
+                threads=self.threads or unfinished.threads,
+                batch_size=self.batch_size or unfinished.batch_size,
+                threshold=self.threshold,
+                resize=self.resize,
+            )
         classifier.check_tta(self.tta)
         check_checksum(classifier.model, classifier.sha256)
         return classifier

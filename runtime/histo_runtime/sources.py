@@ -164,9 +164,14 @@ def find_patches(arguments: Sequence[str]) -> PatchInputs:
         if len(listing.names) == before:
             listing.without.append(pattern)
     if not listing.names:
-        suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
-        raise InputError(f"{', '.join(arguments)}: no images found (looked for {suffixes})")
+        raise none_found(arguments)
     return listing.sorted()
+
+
+def none_found(arguments: Iterable[str]) -> InputError:
+    """Describe arguments that hold no patch at all."""
+    suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
+    return InputError(f"{', '.join(arguments)}: no images found (looked for {suffixes})")
 
 
 def check_named(arguments: Iterable[str]) -> None:

@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from histo_runtime.command import say
-from histo_runtime.default_model import introduction, is_bundled
+from histo_runtime.default_model import is_bundled
 
 if TYPE_CHECKING:
     from histo_runtime.card import ModelCard
+    from histo_runtime.request import Request
 
 _FAILURES_SHOWN = 5
 
 
-def introduce(model: str | Path, card: ModelCard, inform: Callable[[str], None]) -> None:
-    """Say what the bundled model is, where it is the one that is used."""
-    if is_bundled(model):
-        inform(introduction(card))
+def announce(request: Request, what: str, where: str, card: ModelCard, threshold: float) -> None:
+    """Say at the start of a run what is scored, where, and the model in short; histo-doctor says all of it.
 
-
-def views_each(tta: str, views: int) -> str:
-    """Say how many of a model's views a patch is seen under."""
-    return {"none": "1 view each", "adaptive": f"up to {views} views each"}.get(tta, f"{views} views each")
+    Args:
+        request: of the run.
+        what: as "16 patches".
+        where: as "cpu" or "2 actors of 1 thread".
+        card, threshold: of the model, as it is used.
+    """
+    model, views = request.chosen_model, len(card.views)
+    origin = " (comes with histo-edge, for research only)" if is_bundled(model) else ""
+    each = {"none": "1 view", "adaptive": f"up to {views} views"}.get(request.tta, f"{views} views")
+    cut = "" if card.activation == "softmax" else f", threshold {threshold:.4g}"
+    request.inform(f"{what} with {Path(model).name}{origin} on {where}: {card.precision}, {each} each{cut}")
 
 
 def left_out(others: int) -> str:

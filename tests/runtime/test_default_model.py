@@ -157,14 +157,16 @@ def test_a_program_that_names_no_model_gets_it_and_finds_it_logged(
 def test_one_line_on_stderr_says_which_model_and_for_what_and_quiet_silences_it(
     new: Path, bundled: PatchClassifier
 ) -> None:
-    said = score_some(new)
+    said = score_some(new, "--threshold", "0.25")
     assert said.stdout == ""
-    lines = [line for line in said.stderr.splitlines() if "comes with histo-edge" in line]
-    assert lines == [introduction(bundled.card)]
-    assert lines[0].endswith(RESEARCH)
-    assert bundled.card.name in lines[0]
+    assert said.stderr.splitlines()[0] == (
+        f"2 patches with {BUNDLED_PATH.name} (comes with histo-edge, for research only) on cpu:"
+        f" {bundled.card.precision}, 8 views each, threshold 0.25"
+    )
+    assert len(said.stderr.splitlines()) == 2, "the other one says how it went"
     assert score_some(new, "--quiet", "--overwrite").stderr == ""
-    assert "comes with histo-edge" not in score_some(new, "--overwrite", "--model", OTHER).stderr
+    line = score_some(new, "--overwrite", "--tta", "none", "--model", OTHER).stderr.splitlines()[0]
+    assert line == "2 patches with sigmoid_d4.onnx on cpu: fp32, 1 view each, threshold 0.5"
 
 
 def test_the_line_quotes_the_first_auc_of_the_card(tmp_path: Path) -> None:

@@ -91,6 +91,7 @@ def test_an_output_that_can_not_be_written_is_refused_before_any_work(
         (["gone"], "gone: no such file or folder"),
         (["empty"], "empty: no images found"),
         (["empty/notes.csv"], "notes.csv: has no column 'path'"),
+        (["empty/excel.csv"], "excel.csv: its columns are separated by semicolons: save it again with commas"),
         (["PATCHES", "--labels", "gone.csv"], "gone.csv"),
         (["PATCHES", "--labels", "empty/notes.csv"], "notes.csv"),
         (["PATCHES", "--device", "gpu"], "'gpu': choose auto, cpu"),
@@ -99,6 +100,7 @@ def test_an_output_that_can_not_be_written_is_refused_before_any_work(
 def test_bad_input_is_one_line_that_names_it(folder: Path, tmp_path: Path, arguments: list[str], reason: str) -> None:
     Path("empty").mkdir()
     Path("empty/notes.csv").write_text("notes\n")
+    Path("empty/excel.csv").write_text("path;label\na.png;1\n")
     arguments = [str(folder) if argument == "PATCHES" else argument for argument in arguments]
     options = ["--model", str(SIGMOID)]
     result = CliRunner().invoke(infer, [*arguments, *options])
@@ -117,6 +119,30 @@ def test_an_input_that_is_missing_is_told_before_the_output_is_judged(
         line = refused(score(*arguments, "-o", output))
         assert line == f"histo-infer: {missing}: no such file or folder"
     assert names_in(tmp_path) == ["taken.csv"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "reason"),
+    [
+        ("folder", "no such file: name a CSV or *_y.h5, or write folders"),
+        (".", "Is a directory"),
+        ("semicolons.csv", "separated by semicolons"),
+        ("header.csv", "no column 'label'"),
+        ("empty_y.h5", "can't be read as HDF5"),
+    ],
+)
+def test_labels_that_can_not_be_read_are_told_before_patches_are_listed_and_the_model_is_opened(
+    tmp_path: Path, labels: str, reason: str
+) -> None:
+    if labels.endswith(".h5"):
+        pytest.importorskip("h5py")
+    Path("empty").mkdir()
+    Path("empty_y.h5").touch()
+    Path("semicolons.csv").write_text("path;label\na.png;1\n")
+    Path("header.csv").write_text("path,class\na.png,1\n")
+    line = refused(score("empty", "--labels", labels, model=tmp_path / "gone.onnx"))
+    assert re.match(f"histo-infer: (--labels )?{labels}: ", line)
+    assert reason in line
 
 
 @pytest.mark.parametrize("arguments", [["list.csv"], ["PATCHES", "--labels", "list.csv"]])
@@ -158,6 +184,7 @@ def test_a_missing_model_comes_with_its_remedy(folder: Path, tmp_path: Path) -> 
     line = refused(score(folder, model=tmp_path / "gone.onnx"))
     assert "gone.onnx" in line
     assert "histo-export" in line
+    assert "leave --model out" in line
     assert not names_in(tmp_path)
 
 
@@ -285,6 +312,19 @@ def test_auto_names_the_device_in_one_line(folder: Path, command: Run) -> None:
     lines = [line for line in done.stderr.splitlines() if device in line or "CPU" in line]
     assert lines
     assert len(done.stderr.splitlines()) <= 4
+
+
+def test_quiet_silences_why_it_runs_on_the_cpu_but_no_warning(folder: Path, command: Run) -> None:
+    Path("looped").mkdir()
+    Path("looped/again").symlink_to(".")
+    Path("looped/a.png").symlink_to(folder / "0/00.png")
+    arguments = ("looped", "--model", SIGMOID, "-o", "out.csv")
+    told = command("infer", *arguments)
+    if read_json(Path("out.run.json"))["device"] != "cpu":
+        pytest.skip("CUDA works here")
+    assert "running on the CPU: " in told.stderr
+    quiet = command("infer", *arguments, "--quiet", "--overwrite")
+    assert quiet.stderr == "looped/again: leads back to a folder that it lies in, and is not followed\n"
 
 
 def test_quiet_leaves_the_table_as_it_is(folder: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from pathlib import Path
 
@@ -70,26 +71,53 @@ def test_a_csv_joins_on_path_or_id(tmp_path: Path, table: str) -> None:
         ("id,label\na,2\n", "unknown label '2'.*normal, tumour"),
         ("id,label\na,Tumour\n", "unknown label 'Tumour'"),
         ("id,label\nelsewhere,1\n", "'elsewhere'.*names none of the patches"),
-        ("path,label\n", "names none of the patches|no column"),
-        ("id,label\n", "names none of the patches|no column"),
+        ("path,label\n", "holds no labels"),
+        ("id,label\n", "holds no labels"),
         ("id,label\na,\n", "line 2.*'label'"),
-        ("name,label\na,1\n", "no column"),
+        ("name,label\na,1\n", "no column 'path' or 'id'"),
+        ("id;label\r\na;1\r\n", "separated by semicolons: save it again with commas"),
+        ('\ufeff"Pfad";"Label"\n"a.png";"0,5"\n', "separated by semicolons"),
+        ("path\tlabel\na.png\t1\n", "separated by tabs"),
         ("id\na\n", "no column 'label'"),
         ("", "no column"),
     ],
 )
 def test_a_doubtful_csv_is_refused_with_its_name(tmp_path: Path, table: str, reason: str) -> None:
     files = listed(tmp_path / "patches", "a.png")
-    (tmp_path / "labels.csv").write_text(table)
+    (tmp_path / "labels.csv").write_text(table, encoding="utf-8")
     with pytest.raises(InputError, match=reason) as error:
         read_labels(str(tmp_path / "labels.csv"), files, CLASSES)
     assert "labels.csv" in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_folders_without_a_label_are_refused_with_the_names_looked_for(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="normal, tumour or 0 to 1"):
-        read_labels("folders", listed(tmp_path, "good/a.png", "bad/b.png"), CLASSES)
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (["good/a.png", "bad/b.png", "bad/c.png"], "bad, good"),
+        (["5/a.png", "4/b.png", "3/c.png", "2/d.png"], "2, 3, 4, ..."),
+    ],
+)
+def test_folders_without_a_label_are_refused_with_the_names_found_and_those_looked_for(
+    tmp_path: Path, names: list[str], found: str
+) -> None:
+    wanted = f"in a folder named normal, tumour or 0 to 1, but in {found}: give a CSV with path,label instead"
+    with pytest.raises(InputError, match=re.escape(wanted)):
+        read_labels("folders", listed(tmp_path, *names), CLASSES)
+
+
+def test_the_top_of_a_zip_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with zipfile.ZipFile("flat.zip", "w") as file:
+        file.writestr("a.png", b"")
+    with pytest.raises(InputError, match="but in no folder"):
+        read_labels("folders", find_patches(["flat.zip"]), CLASSES)
+
+
+@pytest.mark.parametrize("notes", ["stain;\tscanner", '"stain;\nscanner"'])
+def test_a_semicolon_in_the_header_of_a_csv_with_commas_is_part_of_a_name(tmp_path: Path, notes: str) -> None:
+    (tmp_path / "labels.csv").write_text(f"{notes},path,label\nx,a.png,1\n")
+    assert read_labels(str(tmp_path / "labels.csv"), listed(tmp_path, "a.png"), CLASSES) == {"a.png": 1}
 
 
 def test_a_missing_csv_is_refused_by_name(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import click
@@ -15,7 +14,7 @@ from histo_runtime.cluster.run import ClusterRun, Totals
 from histo_runtime.command import EXIT_SOME_PATCHES_FAILED, say
 from histo_runtime.errors import UsageError
 from histo_runtime.request import Request
-from histo_runtime.wording import introduce, left_out, named_twice, say_failures, views_each
+from histo_runtime.wording import announce, holds_none, left_out, named_twice, say_failures
 
 # Options that need every row in one place, or slides.
 _OF_ONE_MACHINE = ("labels", "report", "mpp", "tile_mpp", "mask")
@@ -38,12 +37,8 @@ def infer_on_ray(request: Request) -> None:
     require_ray()
     run = planned(request)
     inform = request.inform
-    introduce(request.chosen_model, run.card, inform)
-    inform(
-        f"{len(run.arguments)} input{'s' * (len(run.arguments) > 1)} with {Path(run.job.model).name}"
-        f" on {_actors(run.pool)},"
-        f" {views_each(request.tta, len(run.card.views))}"
-    )
+    inputs = f"{len(run.arguments)} input{'s' * (len(run.arguments) > 1)}"
+    announce(request, inputs, _actors(run.pool), run.card, run.job.settings["threshold"])
     totals, record = run.score()
     _report(totals, record, run, inform)
     if request.as_json:
@@ -65,6 +60,8 @@ def _report(totals: Totals, record: dict[str, Any], run: ClusterRun, inform: Cal
         inform(left_out(totals.others))
     if totals.twice:
         say(f"warning: {named_twice(totals.twice)}")
+    for typed in run.without(totals):
+        say(f"warning: {holds_none(typed)}")
     say_failures(totals.failures, totals.failed)
     unlike = totals.colour.unlike(run.card.colour)
     if unlike:

@@ -38,7 +38,7 @@ def planned(request: Request) -> ClusterRun:
         HistoError: an input or the model is not there, or can't be used.
     """
     _check_output(request.folder)
-    arguments = _arguments(request)
+    typed, arguments = _arguments(request)
     device = _device(request)
     before = read_plan(open_folder(request.folder))
     threads = request.threads or _number(before, "threads")
@@ -64,6 +64,7 @@ def planned(request: Request) -> ClusterRun:
     }
     return ClusterRun(
         arguments,
+        typed,
         _job(request, settings),
         pool,
         request.address,
@@ -79,14 +80,15 @@ def _check_output(output: str) -> None:
         raise UsageError(f"{output}: --engine ray writes a folder of Parquet shards: name one, as in -o out/")
 
 
-def _arguments(request: Request) -> Sequence[str]:
-    """Return what is to be scored; what is not there is refused where this machine can tell."""
-    arguments = [argument for pattern in request.patches for argument in expanded(pattern)]
+def _arguments(request: Request) -> tuple[Sequence[str], Sequence[str]]:
+    """Return what was typed for each argument, and the arguments; one that is seen here not to be there is refused."""
+    meant = [(pattern, argument) for pattern in request.patches for argument in expanded(pattern)]
+    typed, arguments = [pattern for pattern, _ in meant], [argument for _, argument in meant]
     if STDIN in arguments:
         raise UsageError("--engine ray reads no paths on stdin: give it a CSV file with a path column")
     if request.address is None:  # on a cluster only its machines can tell
         check_named(arguments)
-    return arguments
+    return typed, arguments
 
 
 def _device(request: Request) -> str:

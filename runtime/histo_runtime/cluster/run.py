@@ -17,10 +17,11 @@ from histo_runtime.cluster.job import Job, Listed, Message, Scored, Seen, Shard,
 from histo_runtime.cluster.messages import messages
 from histo_runtime.colour import Colour
 from histo_runtime.default_model import BUNDLED_NAME
-from histo_runtime.errors import HistoError, InputError, OutputError
+from histo_runtime.errors import HistoError, OutputError
 from histo_runtime.lock import locked
 from histo_runtime.progress import Progress
 from histo_runtime.run_record import about_model, versions
+from histo_runtime.sources import none_found
 from histo_runtime.tally import FAILURES_KEPT
 from histo_runtime.urls import is_url, local_path
 from histo_runtime.wording import another, same_command
@@ -35,6 +36,7 @@ class Totals:
     Attributes:
         inputs: listed. done, failed: of them. others: files that are no images. twice: named twice.
         missing: inputs that no shard has a row for: 0 when all is well.
+        empty: positions of the arguments that hold no patch.
     """
 
     inputs: int = 0
@@ -47,6 +49,7 @@ class Totals:
     twice: int = 0
     colour: Colour = field(default_factory=Colour)
     failures: list[tuple[str, str]] = field(default_factory=list)
+    empty: set[int] = field(default_factory=set)
     hosts: set[str] = field(default_factory=set)
     devices: set[str] = field(default_factory=set)
     onnxruntime: set[str] = field(default_factory=set)
@@ -69,6 +72,8 @@ class Totals:
             self.shards += message.shards
             self.others += message.others
             self.twice += message.twice
+            if not message.inputs:
+                self.empty.add(message.argument)
         if not isinstance(message, Scored) or not self._seen.first_time(message):
             return 0
         self.done += message.done
@@ -90,6 +95,7 @@ class ClusterRun:
 
     Attributes:
         arguments: what to score, in the order of the shards.
+        typed: of each argument, what was typed: itself, or the pattern that means it.
         job: as the workers see it.
         pool: the actors.
         address: of the cluster; None for one of this machine alone.
@@ -97,6 +103,7 @@ class ClusterRun:
     """
 
     arguments: Sequence[str]
+    typed: Sequence[str]
     job: Job
     pool: Pool
     address: str | None
@@ -126,11 +133,16 @@ class ClusterRun:
                         self._count(message, totals, progress)
             except KeyboardInterrupt:
                 raise KeyboardInterrupt(_how_to_go_on(totals)) from None
-            self._check(totals)
+            self._check(totals, folder)
             record = self._record(totals, progress, pool, started)
             folder.write(RECORD, _json(record))
             folder.remove([PLAN, *(name for name in folder.names() if name.endswith(".tries"))])
         return totals, record
+
+    def without(self, totals: Totals) -> list[str]:
+        """Return what was typed and holds no patch."""
+        holding = {typed for position, typed in enumerate(self.typed) if position not in totals.empty}
+        return [typed for typed in dict.fromkeys(self.typed) if typed not in holding]
 
     def _messages(self, pool: Pool) -> Iterator[Message]:
         if self.address is not None and self.address.startswith(CLIENT):
@@ -183,9 +195,11 @@ class ClusterRun:
                 f" one of them: {path} {reason}"
             )
 
-    def _check(self, totals: Totals) -> None:
+    def _check(self, totals: Totals, folder: Folder) -> None:
         if not totals.inputs:
-            raise InputError(f"{', '.join(self.arguments)}: no images found")
+            if folder.names() == [PLAN]:  # a plan of nothing is no run to go on with
+                folder.remove([PLAN])
+            raise none_found(dict.fromkeys(self.typed))
         if totals.missing:
             raise HistoError(
                 f"{self.job.output}: {totals.missing} of {totals.inputs} inputs have no row: run the same command again"

@@ -20,7 +20,7 @@ from histo_runtime.slides.found import FoundSlide, FoundSlides, find_slides
 from histo_runtime.slides.libraries import check_libraries
 from histo_runtime.slides.plan import SlideSettings
 from histo_runtime.slides.run import SUMMARY, score_slides, unfinished_in
-from histo_runtime.wording import introduce, say_failures, views_each
+from histo_runtime.wording import announce, say_failures
 
 
 def infer_slides(request: Request) -> bool:
@@ -42,11 +42,7 @@ def infer_slides(request: Request) -> bool:
         request.inform(
             f"{found.patches} other images or lists are left out: slides are scored, patches by a command of their own"
         )
-    introduce(classifier.model, classifier.card, request.inform)
-    request.inform(
-        f"{_slides(len(found.slides))} with {classifier.model.name} on {classifier.device},"
-        f" {views_each(request.tta, len(classifier.card.views))}"
-    )
+    announce(request, _slides(len(found.slides)), classifier.device, classifier.card, classifier.threshold)
     options = replace(request.run_options(), output=request.folder)
     rows = score_slides(classifier, found.slides, options, settings)
     _say_how_it_went(rows, request)

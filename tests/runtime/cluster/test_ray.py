@@ -102,7 +102,7 @@ def test_a_worker_that_is_killed_costs_no_input_and_no_row_twice(finished: Run, 
 def test_nothing_of_ray_is_seen_or_left_behind(interrupted: Run, finished: Run) -> None:
     assert json.loads(finished.stdout)["missing"] == 0
     lines = finished.stderr.splitlines()
-    assert lines[0] == "1 input with sigmoid_d4.onnx on 2 actors of 1 thread, 8 views each"
+    assert lines[0] == "1 input with sigmoid_d4.onnx on 2 actors of 1 thread: fp32, 8 views each, threshold 0.5"
     assert all("patches" in line or line.startswith(("failed: ", "... and ")) for line in lines[1:]), finished.stderr
     assert not interrupted.left
     assert not finished.left

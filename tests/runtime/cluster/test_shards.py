@@ -6,6 +6,7 @@ import json
 import pickle
 import zipfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
 from histo_runtime.cli import infer
+from histo_runtime.cluster import command
+from histo_runtime.cluster import run as cluster_run
 from histo_runtime.cluster.job import Job, Listed, Message, Scored, Shard, Stopped, cut, packed, unpacked
 from histo_runtime.cluster.planning import planned
 from histo_runtime.cluster.run import ClusterRun, Totals
@@ -299,6 +302,45 @@ def test_the_manifest_of_a_shard_says_what_it_was_scored_with(folder: Path) -> N
     assert (manifest["done"], manifest["failed"], manifest["views"]) == (8, 0, 64)
     assert manifest["settings"] == run.job.settings_sha256
     assert (manifest["device"], manifest["failures"]) == ("cpu", [])
+
+
+@pytest.fixture
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command with this process in Ray's place."""
+    monkeypatch.setattr(command, "require_ray", lambda: None)
+    monkeypatch.setattr(cluster_run, "connected", lambda _address, pool: nullcontext(pool))
+    monkeypatch.setattr(ClusterRun, "_messages", lambda run, _pool: iter(one_after_another(run)))
+
+
+def infer_on_ray(*arguments: object) -> Result:
+    settings = ["--model", str(MODEL), "--device", "cpu", "--threads", "1", "--engine", "ray", "-o", "out"]
+    return CliRunner().invoke(infer, [*map(str, arguments), *settings])
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_each_argument_that_holds_no_images_is_a_warning_as_of_the_local_engine(folder: Path) -> None:
+    for name in ("empty", "bare/a", "bare/b"):
+        Path(name).mkdir(parents=True)
+    Path("list.csv").write_text("path\n")
+    arguments = [folder / "0", "empty", "list.csv", "bare/*", f"{folder}/*", "--quiet"]
+    result = infer_on_ray(*arguments)
+    assert result.exit_code == 0, result.stderr
+    expected = [f"warning: {name}: holds no images, the other inputs are scored" for name in
+                ("empty", "list.csv", "bare/*")]  # fmt: skip
+    assert [line for line in result.stderr.splitlines() if "holds no images" in line] == expected
+    local = CliRunner().invoke(infer, [*map(str, arguments), "--model", str(MODEL), "--device", "cpu", "-o", "l.csv"])
+    assert [line for line in local.stderr.splitlines() if "holds no images" in line] == expected
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_where_no_argument_holds_images_the_run_is_refused_and_does_not_stand_in_the_way(folder: Path) -> None:
+    Path("empty").mkdir()
+    Path("list.csv").write_text("path\n")
+    refused = infer_on_ray("empty", "list.csv", "--quiet")
+    assert refused.exit_code == 1
+    assert refused.stderr.startswith("histo-infer: empty, list.csv: no images found (looked for .bmp, ")
+    result = infer_on_ray(folder, "--quiet")
+    assert result.exit_code == 0, result.stderr
 
 
 def test_listing_says_what_is_named_twice(folder: Path) -> None:
