@@ -14,12 +14,11 @@ from histo_runtime.auc import auc_difference, auc_interval
 from histo_runtime.calibration import ReliabilityBin, Temperature, fit_temperature, merged, reliability_bins
 from histo_runtime.intervals import Interval, mean_interval, number_or_none
 from histo_runtime.metrics import BinaryMetrics, binary_metrics
-from histo_runtime.operating_point import Confusion, called_positive, choose_threshold, confusion
+from histo_runtime.operating_point import YOUDEN, Confusion, called_positive, choose_threshold, confusion
 from histo_runtime.roc import RocCurve, ThresholdSweep, roc_curve, threshold_sweep
 from histo_train.predict import MERGE, POLICY, VIEWS
 from histo_train.split import halves
 
-DEFAULT_RULE = "youden"
 SPLIT = "validation, the half that nothing was tuned on"
 _COUNTS = (1, 2, 4, 8)  # of views, in their order
 _CURVE_POINTS = 500  # more than a picture can show
@@ -135,7 +134,7 @@ def evaluate(
     groups: NDArray[np.str_],
     *,
     seed: int,
-    rule: str = DEFAULT_RULE,
+    rule: str = YOUDEN,
     grouped_by: str = "content",
 ) -> Evaluation:
     """Tune temperature and threshold on one half of the validation patches, and report on the other.
