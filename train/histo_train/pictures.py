@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from histo_runtime.calibration import BINS, ReliabilityBin
 from histo_runtime.command import printable
 from histo_runtime.files import written_aside
-from histo_runtime.intervals import Interval
 from histo_runtime.roc import BAND
 from histo_train.evaluate import Evaluation, worst_mistakes
 
@@ -111,7 +110,7 @@ def roc(evaluation: Evaluation, classes: tuple[str, str]) -> Figure:
     figure = Figure(figsize=(6, 6.3), layout="constrained")
     axes = figure.subplots()
     axes.fill_between(curve.fpr, curve.low, curve.high, color=_BLUE, alpha=0.2, lw=0, label=BAND.split(":")[0])
-    axes.plot(curve.fpr, curve.tpr, color=_BLUE, lw=1.5, label=f"AUC {_with_ends(area)}")
+    axes.plot(curve.fpr, curve.tpr, color=_BLUE, lw=1.5, label=f"AUC {area:.3f}")
     axes.plot([0, 1], [0, 1], color=_GREY, lw=1, ls=":", label="chance")
     at = evaluation.at_threshold
     axes.plot(
@@ -121,7 +120,7 @@ def roc(evaluation: Evaluation, classes: tuple[str, str]) -> Figure:
         color=_ORANGE,
         ms=8,
         label=f"threshold {evaluation.threshold:.3f} ({evaluation.rule}):\n"
-        f"sensitivity {_with_ends(at.sensitivity)}\nspecificity {_with_ends(at.specificity)}",
+        f"sensitivity {at.sensitivity:.3f}\nspecificity {at.specificity:.3f}",
     )
     axes.set_xlabel(f"false positive rate: {_shortened(classes[0])} called {_shortened(classes[1])}", parse_math=False)
     axes.set_ylabel(f"sensitivity: {_shortened(classes[1])} called {_shortened(classes[1])}", parse_math=False)
@@ -240,11 +239,6 @@ def _title(axes: Axes, text: str) -> None:
 def _no_math(texts: Sequence[Any]) -> None:
     for text in texts:
         text.set_parse_math(False)
-
-
-def _with_ends(interval: Interval) -> str:
-    ends = "" if interval.ends is None else f" ({interval.low:.3f} to {interval.high:.3f})"
-    return f"{interval.value:.3f}{ends}"
 
 
 def _patches(evaluation: Evaluation) -> str:
