@@ -122,9 +122,10 @@ def roc(evaluation: Evaluation, classes: tuple[str, str]) -> Figure:
         label=f"threshold {evaluation.threshold:.3f} ({evaluation.rule}):\n"
         f"sensitivity {at.sensitivity:.3f}\nspecificity {at.specificity:.3f}",
     )
-    axes.set_xlabel(f"false positive rate: {_shortened(classes[0])} called {_shortened(classes[1])}", parse_math=False)
-    axes.set_ylabel(f"sensitivity: {_shortened(classes[1])} called {_shortened(classes[1])}", parse_math=False)
-    _unit_square(axes)
+    negative, positive = (_shortened(name) for name in classes)
+    _unit_square(
+        axes, f"false positive rate: {negative} called {positive}", f"sensitivity: {positive} called {positive}"
+    )
     axes.legend(loc="lower right", frameon=False, fontsize=_LABEL_SIZE - 1)
     _title(axes, f"ROC curve, {_patches(evaluation)}")
     return figure
@@ -141,9 +142,8 @@ def reliability(evaluation: Evaluation, classes: tuple[str, str]) -> Figure:
         _bins(axes, evaluation.uncalibrated_reliability, _GREY, "s", f"as trained: error {before.ece:.3f}", bars=False)
     fitted = f"temperature {temperature:g}: error {after.ece:.3f}\n(a calibrated model: {after.ece_if_calibrated:.3f})"
     _bins(axes, evaluation.reliability, _BLUE, "o", fitted, bars=True)
-    axes.set_xlabel(f"probability of {_shortened(classes[1])}, mean of a bin", parse_math=False)
-    axes.set_ylabel(f"share of {_shortened(classes[1])}, with 95 % intervals", parse_math=False)
-    _unit_square(axes)
+    positive = _shortened(classes[1])
+    _unit_square(axes, f"probability of {positive}, mean of a bin", f"share of {positive}, with 95 % intervals")
     axes.legend(loc="upper left", frameon=False, fontsize=_LABEL_SIZE - 1)
     _title(axes, f"Reliability, {_patches(evaluation)} in up to {BINS} bins of equal mass")
     return figure
@@ -219,7 +219,9 @@ def _bins(axes: Axes, bins: Sequence[ReliabilityBin], colour: str, marker: str, 
         axes.plot(means, shares, f"{marker}--", color=colour, mfc="white", ms=4, lw=1, label=label)
 
 
-def _unit_square(axes: Axes) -> None:
+def _unit_square(axes: Axes, across: str, up: str) -> None:
+    axes.set_xlabel(across, parse_math=False)
+    axes.set_ylabel(up, parse_math=False)
     axes.set_xlim(-0.01, 1.01)
     axes.set_ylim(-0.01, 1.01)
     axes.set_aspect("equal")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,23 +12,17 @@ from histo_runtime.progress import Progress
 from histo_runtime.scaling import scale
 from histo_runtime.views import POLICIES, View, apply_views
 
+if TYPE_CHECKING:
+    from histo_train.data import Patches
+
 SCALING = "unit"  # from pixels to what the network takes
 POLICY, MERGE = "d4", "mean"  # threshold and temperature of a model belong to them
 VIEWS = POLICIES[POLICY]
 
 
-class Taking(Protocol):
-    """Patches in rows."""
-
-    def __len__(self) -> int: ...
-
-    def take(self, positions: Any, /) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Copy out pixels uint8 `[B, S, S, 3]` and labels uint8 `[B]`."""
-
-
 def predict_views(
     network: Any,
-    patches: Taking,
+    patches: Patches,
     batch_size: int,
     *,
     views: Sequence[View] = VIEWS,
