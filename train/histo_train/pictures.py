@@ -62,14 +62,13 @@ def draw(
     Raises:
         OutputError: a picture can't be written.
     """
-    pictures = {
-        CURVES: learning_curves(history),
-        ROC: roc(evaluation, classes),
-        RELIABILITY: reliability(evaluation, classes),
-        SCORES: scores(evaluation, classes),
-        MISTAKES: mistakes(evaluation, valid, classes),
-    }
-    return tuple(_save(figure, folder / name) for name, figure in pictures.items())
+    return (
+        _save(learning_curves(history), folder / CURVES),
+        _save(roc(evaluation, classes), folder / ROC),
+        _save(reliability(evaluation, classes), folder / RELIABILITY),
+        _save(scores(evaluation, classes), folder / SCORES),
+        _save(mistakes(evaluation, valid, classes), folder / MISTAKES),
+    )
 
 
 def learning_curves(history: Sequence[Mapping[str, float]]) -> Figure:
