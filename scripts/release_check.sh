@@ -114,8 +114,6 @@ else
     echo "not checked on Arm: scripts/check_arm.sh needs a Debian or Ubuntu machine" >&2
 fi
 
-if [ -x scripts/docs.sh ]; then
-    step "the docs"
-    scripts/docs.sh
-fi
+step "the docs"
+scripts/docs.sh
 step "done"
