@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from histo_runtime import PatchClassifier
+from histo_runtime.patches import is_image_name
 
 model, folder = sys.argv[1:3]
 classifier = PatchClassifier(model)
@@ -19,7 +20,7 @@ card = classifier.card
 card
 
 # %% A few patches in memory: arrays, paths, PIL images and bytes all do.
-paths = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in {".png", ".jpg", ".tif", ".tiff"})
+paths = sorted(path for path in Path(folder).rglob("*") if is_image_name(path.name))
 predictions = classifier.predict(paths[:8])
 predictions
 

@@ -19,8 +19,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from histo_runtime import PatchClassifier, Prediction
+from histo_runtime.patches import is_image_name
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
 COLUMNS = ["path", "label", "probability", "std", "views", "error"]
 MOST_AT_ONCE = 256  # patches before their rows are written
 
@@ -62,7 +62,7 @@ class Watcher:
     def _files(self) -> Iterator[tuple[str, int, int]]:
         for path in self._folder.rglob("*"):
             name = path.relative_to(self._folder).as_posix()
-            if path.suffix.lower() not in SUFFIXES or name in self._done:
+            if not is_image_name(name) or name in self._done:
                 continue
             with suppress(FileNotFoundError):  # moved away in this moment
                 status = path.stat()

@@ -15,8 +15,7 @@ import sys
 from pathlib import Path
 
 from histo_runtime import PatchClassifier, Prediction
-
-SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
+from histo_runtime.patches import is_image_name
 
 _classifier: PatchClassifier  # of this worker
 
@@ -39,7 +38,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--processes", type=int, default=2)
     arguments = parser.parse_args()
-    paths = sorted(path for path in arguments.folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    paths = sorted(path for path in arguments.folder.rglob("*") if is_image_name(path.name))
     # Opened here once, so that a wrong model or device ends the program and not each worker for itself.
     with PatchClassifier(arguments.model, device="cpu", threads=1) as classifier:
         step = 8 * classifier.batch_patches()

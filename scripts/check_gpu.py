@@ -23,7 +23,7 @@ from histo_runtime import PatchClassifier, __version__
 from histo_runtime.errors import DeviceError, HistoError
 from histo_runtime.golden import TOLERANCE, replay_golden, unpack_golden
 from histo_runtime.onnx_runtime import import_onnxruntime
-from histo_runtime.patches import IMAGE_SUFFIXES
+from histo_runtime.patches import is_image_name
 
 BATCHES = (64, 128, 256, 512, 1024)
 # VGG19 at 96 pixels: what one view costs. Another network: --gflop.
@@ -82,7 +82,7 @@ def difference(classifier: PatchClassifier) -> float | None:
 
 def from_files(classifier: PatchClassifier, folder: Path, most: int) -> dict[str, float]:
     """Patches a second from files on disk to rows, decoding and copying included."""
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)[:most]
+    paths = sorted(path for path in folder.rglob("*") if is_image_name(path.name))[:most]
     started = time.perf_counter()
     failed = sum(bool(row.error) for row in classifier.stream(paths))
     return {"patches": len(paths), "failed": failed, "patches_per_second": len(paths) / (time.perf_counter() - started)}

@@ -67,11 +67,8 @@ class Agreement:
             f" probability differs by {self.mean:.2g} on average and {self.largest:.2g} at most"
         )
         if self.auc_before and self.auc_after and self.auc_change:
-            change = self.auc_change
-            text += (
-                f"; AUC {self.auc_before.value:.4f} -> {self.auc_after.value:.4f}"
-                f" ({change.value:+.4f}, 95 % interval {change.low:+.4f} to {change.high:+.4f})"
-            )
+            before, after = self.auc_before.value, self.auc_after.value
+            text += f"; AUC {before:.4f} -> {after:.4f}, a change of {self.auc_change:+.4f}"
         return text
 
 
@@ -129,10 +126,8 @@ def refusal(agreement: Agreement, precision: str) -> str:
         reasons.append(f"{share:.1%} of the labels agree, {LABEL_AGREEMENT:.0%} are needed")
     change = agreement.auc_change
     if change is not None and change.value < -AUC_LOSS:
-        reasons.append(
-            f"it loses {-change.value:.4f} of AUC (95 % interval {-change.high:.4f} to {-change.low:.4f}),"
-            f" {AUC_LOSS:g} is allowed"
-        )
+        loss = Interval(-change.value, -change.high, -change.low)
+        reasons.append(f"it loses {loss:.4f} of AUC, {AUC_LOSS:g} is allowed")
     return " and ".join(reasons)
 
 

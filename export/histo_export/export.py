@@ -25,7 +25,7 @@ from histo_export.policy import read_policy
 from histo_export.precision import GateError, comparison_patches, lower
 from histo_export.target import choose_target
 from histo_export.triton import check_repository, write_repository
-from histo_export.verify import LOGIT_TOLERANCE, Parity, Reference, compare, keras_reference, runs, verification_patches
+from histo_export.verify import LOGIT_TOLERANCE, RUNS, Parity, Reference, compare, keras_reference, verification_patches
 from histo_export.vgg19 import PATCH_SIZE
 from histo_runtime import PatchClassifier
 from histo_runtime.card import ModelCard
@@ -174,7 +174,7 @@ def _verify(
     network: Network, model: onnx.ModelProto, card: ModelCard, patches: NDArray[np.uint8], on: str
 ) -> tuple[Reference, Parity]:
     say(f"verifying against Keras on {on}")
-    with Progress(len(card.views) + len(list(runs())), unit="checks") as progress:
+    with Progress(len(card.views) + RUNS, unit="checks") as progress:
         reference = keras_reference(network, card, patches, progress.advance)
         tolerance = REWRITTEN_LOGIT_TOLERANCE if card.optimize else LOGIT_TOLERANCE
         return reference, compare(model, card, reference, on, progress.advance, tolerance)

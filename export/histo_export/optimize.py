@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from histo_export.convert import CORE_OUTPUT
 from histo_export.engine import open_model, run_batches
-from histo_export.verify import PROBABILITY_ONLY_TOLERANCE, PROBABILITY_TOLERANCE
+from histo_export.verify import PROBABILITY_ONLY_TOLERANCE, PROBABILITY_TOLERANCE, largest
 from histo_export.winograd_cost import Choice, choose
 from histo_export.winograd_graph import rewrite
 from histo_export.winograd_layers import find_layers
@@ -87,17 +87,13 @@ def parity_miss(activation: str, temperature: float, *, has_logits: bool = True)
 
     def miss(expected: NDArray[np.float32], logits: NDArray[np.float32]) -> float:
         wanted, got = expected / np.float32(temperature), logits / np.float32(temperature)
-        probability = _largest(activate(got, activation) - activate(wanted, activation))
+        probability = largest(activate(got, activation) - activate(wanted, activation))
         if not has_logits:
             return probability / PROBABILITY_ONLY_TOLERANCE
-        relative = _largest((got - wanted) / np.maximum(1, np.abs(wanted)))
+        relative = largest((got - wanted) / np.maximum(1, np.abs(wanted)))
         return max(relative / LOGIT_TOLERANCE, probability / PROBABILITY_TOLERANCE)
 
     return miss
-
-
-def _largest(difference: NDArray[np.float32]) -> float:
-    return float(np.nan_to_num(np.abs(difference), nan=np.inf).max())
 
 
 def _too_coarse(choices: Mapping[str, Choice], missed: Callable[[Mapping[str, Choice]], float]) -> dict[str, float]:

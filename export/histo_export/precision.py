@@ -165,7 +165,7 @@ def _with_auc(card: ModelCard, probability: NDArray[np.float32], comparison: Pat
     found = agree(probability, probability, card, comparison.labels, on=comparison.name, sha256=comparison.sha256)
     if found.labelled:
         auc = found.auc_after
-        say(_NO_AUC if auc is None else f"AUC {auc.value:.4f}, 95 % interval {auc.low:.4f} to {auc.high:.4f}")
+        say(_NO_AUC if auc is None else f"AUC {auc:.4f}")
     return card.replace(metrics=(*card.metrics, *found.metrics(comparison.name)))
 
 

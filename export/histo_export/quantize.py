@@ -31,7 +31,7 @@ _QUANTISED = frozenset(
 _TRAILING = frozenset(["Relu", "Clip", "MaxPool"])  # behind the last convolution: fused into it, or free
 # The range of the input is known, not measured. For "unit" and "raw" the 256 steps are the pixels' own: no rounding.
 # For "tf" 0 would lie half-way between two steps, and every second pixel value would be rounded onto its neighbour; one
-# step more at the top keeps them apart.
+# step more at the top keeps all but two apart.
 _INPUT_RANGE = {
     "unit": (0.0, 1.0),
     "raw": (0.0, 255.0),

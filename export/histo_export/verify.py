@@ -7,7 +7,7 @@ because a sigmoid hides error near 0 and 1: |difference| <= 1e-4 * max(1, |logit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -30,7 +30,8 @@ PROBABILITY_TOLERANCE = 1e-4
 # probabilities themselves are held to a tighter bound.
 PROBABILITY_ONLY_TOLERANCE = 1e-5
 BATCHES = (1, 2, 7, 16)
-_OPTIMISATIONS = ("disabled", "all")
+_OPTIMISED = (False, True)
+RUNS = len(_OPTIMISED) * len(BATCHES)  # that `compare` makes
 
 
 @dataclass(frozen=True)
@@ -116,30 +117,25 @@ def compare(
 ) -> Parity:
     """Run the fused model in every optimisation and batch size, and take the largest differences from Keras.
 
-    `advance` is called after each of the `len(runs())` runs.
+    `advance` is called after each of the `RUNS` runs.
     """
     probe = with_logits(model).SerializeToString()
     allowed = np.maximum(1, np.abs(reference.logits))
     relative = np.zeros_like(reference.logits)
     merged = each = 0.0
-    for optimisation in _OPTIMISATIONS:
-        session = open_model(probe, optimise=optimisation == "all")
+    for optimised in _OPTIMISED:
+        session = open_model(probe, optimise=optimised)
         for batch in BATCHES:
             logits, view_probability, probability = _run(session, reference.patches, batch)
             count = len(logits)
             difference = np.abs(logits - reference.logits[:count]) / allowed[:count]
             relative[:count] = np.fmax(relative[:count], np.nan_to_num(difference, nan=np.inf))
-            merged = max(merged, _largest(probability - reference.probability[:count]))
+            merged = max(merged, largest(probability - reference.probability[:count]))
             expected = activate(reference.logits[:count], card.activation)
-            each = max(each, _largest(view_probability - expected))
+            each = max(each, largest(view_probability - expected))
             advance()
     tolerance = logit_tolerance if reference.has_logits else None
     return _parity(card, relative, merged, each, on, tolerance)
-
-
-def runs() -> Iterator[tuple[str, int]]:
-    """Yield what `compare` runs: optimisation and batch size."""
-    return ((optimisation, batch) for optimisation in _OPTIMISATIONS for batch in BATCHES)
 
 
 def _parity(
@@ -163,7 +159,8 @@ def _parity(
     )
 
 
-def _largest(difference: NDArray[np.float32]) -> float:
+def largest(difference: NDArray[np.float32]) -> float:
+    """The largest absolute value; infinite where one is not a number, which is as wrong as can be."""
     return float(np.nan_to_num(np.abs(difference), nan=np.inf).max())
 
 

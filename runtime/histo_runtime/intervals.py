@@ -16,11 +16,23 @@ NORMAL_95 = 1.959963984540054  # two-sided quantile of the normal distribution
 
 @dataclass(frozen=True)
 class Interval:
-    """A value and its confidence interval; both ends are NaN where there is none."""
+    """A value and its confidence interval; both ends are NaN where there is none.
+
+    It is written as a number is, with its ends behind it.
+
+    Examples:
+        >>> f"{Interval(0.91, 0.88, 0.94):.2f}, {Interval(0.5, math.nan, math.nan):+.1f}"
+        '0.91 (0.88 to 0.94), +0.5'
+    """
 
     value: float
     low: float
     high: float
+
+    def __format__(self, spec: str) -> str:
+        """Write value and ends by the format of a number; the value alone where there are no ends."""
+        ends = "" if self.ends is None else f" ({self.low:{spec}} to {self.high:{spec}})"
+        return f"{self.value:{spec}}{ends}"
 
     def to_dict(self) -> dict[str, float | None]:
         """Return value, low and high for JSON: NaN becomes None."""

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from histo_train.hardware import hardware
+
 # What decides how fast low precision is.
 _FLAGS = (
     "avx2",
@@ -25,29 +27,22 @@ _FLAGS = (
 
 def machine() -> dict[str, Any]:
     """Describe this machine, without its name or address."""
-    name, flags = _processor()
+    found, flags = hardware(), _flags()
     return {
-        "processor": name,
+        "processor": found["cpu"],
         "features": [flag for flag in _FLAGS if flag in flags],
         "cores": os.cpu_count(),
-        "memory_gb": _memory_gb(),
+        "memory_gb": None if found["memory_bytes"] is None else round(found["memory_bytes"] / 1e9),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
     }
 
 
-def _processor() -> tuple[str, set[str]]:
+def _flags() -> set[str]:
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        return platform.processor() or platform.machine(), set()
-    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    name = facts.get("model name") or platform.processor() or platform.machine()
-    return name, set((facts.get("flags") or facts.get("Features") or "").split())
-
-
-def _memory_gb() -> int | None:
-    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):
-        return None
-    return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9)
+        return set()
+    facts = {key.strip(): value for key, _, value in (line.partition(":") for line in lines)}
+    return set((facts.get("flags") or facts.get("Features") or "").split())

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from benchmark.measure import Contestant
 from benchmark.rows import REFERENCE
-from benchmark.table import Record, compare, markdown, ratio, summarise
+from benchmark.table import Record, compare, markdown, ratio, speeds_of, summarise
 
 ADAPTIVE = "int8-adaptive"
 # Engine, what it is held against, and the sentence that says so.
@@ -70,7 +70,7 @@ def _plain(timed: dict[str, Any], seconds: float) -> dict[str, Any]:
 
 
 def _ratios(records: Sequence[Record]) -> dict[str, float]:
-    speeds = {r["key"]: [timed["patches"] / timed["seconds"] for timed in r["rounds"]] for r in records}
+    speeds = {record["key"]: speeds_of(record) for record in records}
     found = {text: ratio(speeds.get(key, []), speeds.get(other, [])) for key, other, text in _RATIOS}
     return {text: value for text, value in found.items() if value is not None}
 

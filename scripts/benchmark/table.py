@@ -47,7 +47,7 @@ def summarise(
         The records with `patches_per_second`, `to_reference`, `best_peer`, `to_best_peer`, `latency_ms`, `auc`,
         `auc_minus_reference`, `labels_changed` and `largest_difference`; None where there is nothing to say.
     """
-    speeds = {record["key"]: _speeds(record) for record in records}
+    speeds = {record["key"]: speeds_of(record) for record in records}
     best = _best_peers(records, speeds)
     common = min(map(len, probabilities.values()), default=0)
     return [
@@ -70,7 +70,8 @@ def ratio(speeds: Sequence[float], others: Sequence[float]) -> float | None:
     return median(paired) if paired else None
 
 
-def _speeds(record: Record) -> list[float]:
+def speeds_of(record: Record) -> list[float]:
+    """Patches per second of each round."""
     return [timed["patches"] / timed["seconds"] for timed in record["rounds"]]
 
 

@@ -171,7 +171,7 @@ def _figures(tables: Tables, pictures: Path) -> Iterator[str]:
         " perfectly calibrated model would show on so many patches. The start model was never calibrated."
     )
     yield ""
-    gains = [(f"{gain.views} views", _signed(gain.auc_gain)) for gain in shipped.evaluation().gains[1:]]
+    gains = [(f"{gain.views} views", f"{gain.auc_gain:+.4f}") for gain in shipped.evaluation().gains[1:]]
     yield "What views give, in AUC over one view, paired: " + ", ".join(f"{name} {gain}" for name, gain in gains) + "."
     yield ""
     yield "Against the model that it was continued from, on the same patches (paired):"
@@ -179,7 +179,7 @@ def _figures(tables: Tables, pictures: Path) -> Iterator[str]:
     gained = [change(tables.start, shipped, one_view=one_view).auc for one_view in (False, True)]
     yield from _table(
         ("", "AUC, new less start"),
-        [(views, _signed(auc)) for views, auc in zip(("8 views", "1 view"), gained, strict=True)],
+        [(views, f"{auc:+.4f}") for views, auc in zip(("8 views", "1 view"), gained, strict=True)],
     )
     yield ""
     if all(auc.low <= 0 <= auc.high for auc in gained):
@@ -199,14 +199,14 @@ def _costs(tables: Tables) -> Iterator[str]:
             ("fp32, 8 views", "", "", _mean_views(fp32), _speed(fp32)),
             (
                 f"{_precision(shipped)} instead",
-                _signed(cheaper.auc),
+                f"{cheaper.auc:+.4f}",
                 _percent(cheaper.labels),
                 _mean_views(shipped),
                 _speed(shipped),
             ),
             (
                 "adaptive instead of 8 views",
-                _signed(fewer.auc),
+                f"{fewer.auc:+.4f}",
                 _percent(fewer.labels),
                 _mean_views(adaptive),
                 _speed(adaptive),
@@ -250,7 +250,7 @@ def _calibration(shipped: Scores, pictures: Path) -> Iterator[str]:
     yield ""
     yield (
         f"ECE {_ece(after)}; without the temperature it would be {_ece(before)}. Brier score"
-        f" {_interval(after.intervals['brier'])}, negative log-likelihood {_interval(after.intervals['nll'])}. What the"
+        f" {after.intervals['brier']:.4f}, negative log-likelihood {after.intervals['nll']:.4f}. What the"
         " figures mean stands in [evaluation.md](evaluation.md). The classes of PCam are half and half: where tumour is"
         " rarer a probability of 0.5 promises too much."
     )
@@ -290,21 +290,11 @@ def _name(path: str) -> str:
 
 
 def _rates(found: BinaryMetrics) -> tuple[str, ...]:
-    return tuple(_interval(found.intervals[name]) for name in _RATES)
+    return tuple(f"{found.intervals[name]:.4f}" for name in _RATES)
 
 
 def _ece(found: BinaryMetrics) -> str:
     return f"{found.ece:.4f} ({found.ece_if_calibrated:.4f})"
-
-
-def _interval(interval: Interval) -> str:
-    ends = "" if interval.ends is None else f" ({interval.low:.4f} to {interval.high:.4f})"
-    return f"{interval.value:.4f}{ends}"
-
-
-def _signed(interval: Interval) -> str:
-    ends = "" if interval.ends is None else f" ({interval.low:+.4f} to {interval.high:+.4f})"
-    return f"{interval.value:+.4f}{ends}"
 
 
 def _percent(share: Interval) -> str:

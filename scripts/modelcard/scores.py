@@ -17,19 +17,12 @@ from histo_runtime.metrics import (
     auc_difference,
     binary_metrics,
     called_positive,
-    confusion,
-    merged,
-    reliability_bins,
-    roc_curve,
     share_interval,
-    threshold_sweep,
 )
 from histo_runtime.report.finished import Record, read_record
 from histo_runtime.views import logits_of, view_name
-from histo_train.evaluate import Evaluation, view_gains
+from histo_train.evaluate import Evaluation, report_on
 from modelcard.validation import Validation
-
-_CURVE_POINTS = 500  # more than a picture can show
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,27 +68,19 @@ class Scores:
     def evaluation(self) -> Evaluation:
         """Everything that the pictures of histo-train show, of this file with its own temperature and threshold."""
         of, card, at = self.validation, self.record.card, self.validation.reported
-        alike, threshold = of.alike(at), self.record.threshold
-        # The card's temperature is in the file: what comes out of it is taken back for the figures without it.
-        logits = logits_of(self.every_view[at], "sigmoid").astype(np.float32)
-        unfitted, said = merged(logits * np.float32(card.temperature), 1.0), self.probability[at]
-        return Evaluation(
-            tuned=of.tuned,
-            reported=at,
-            labels=of.truth,
-            probability=said,
-            grouped_by=of.metrics["grouped_by"],
-            groups=(len(np.unique(of.groups[of.tuned])), len(np.unique(of.groups[at]))),
-            rule=of.metrics["threshold"]["rule"],
+        # The card's temperature is in the file: what comes out of it is taken back.
+        logits = logits_of(self.every_view[at], "sigmoid").astype(np.float32) * np.float32(card.temperature)
+        return report_on(
+            of.tuned,
+            at,
+            labels=of.labels,
+            groups=of.groups,
+            logits=logits,
+            probability=self.probability[at],
             temperature=Temperature(card.temperature, np.nan, np.nan),
-            metrics=self.metrics(),
-            uncalibrated=binary_metrics(of.truth, unfitted, 0.5, alike),
-            at_threshold=confusion(of.truth, said, threshold, alike),
-            gains=view_gains(logits, of.truth, alike, temperature=1.0, threshold=threshold),
-            curve=roc_curve(of.truth, said, alike, points=_CURVE_POINTS),
-            sweep=threshold_sweep(of.truth, said, alike),
-            reliability=reliability_bins(of.truth, said, alike),
-            uncalibrated_reliability=reliability_bins(of.truth, unfitted, alike),
+            threshold=self.record.threshold,
+            rule=of.metrics["threshold"]["rule"],
+            grouped_by=of.metrics["grouped_by"],
         )
 
 

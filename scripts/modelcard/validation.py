@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from histo_runtime.errors import InputError
 from histo_runtime.patches import read_patch
-from histo_train.evaluate import halves
+from histo_train.evaluate import groups_alike
 from histo_train.recipe import PATCH_SIZE
 from histo_train.run_folder import METRICS, RECORD, SPLIT
+from histo_train.split import halves
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,9 +47,8 @@ class Validation:
         return self.labels[self.reported]
 
     def alike(self, positions: NDArray[np.intp]) -> NDArray[np.str_] | None:
-        """Groups of some patches for intervals; None when no two share one, as histo-train has it."""
-        within = self.groups[positions]
-        return within if len(np.unique(within)) < len(within) else None
+        """Groups of some patches for intervals; None when no two share one."""
+        return groups_alike(self.groups[positions])
 
     def take(self, positions: NDArray[np.intp], /) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Read pixels uint8 `[B, S, S, 3]` and labels uint8 `[B]`."""

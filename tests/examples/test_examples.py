@@ -98,6 +98,7 @@ def test_the_watcher_scores_what_comes_and_waits_for_what_still_grows(
         (scanner.folder / "slide" / "b.png").write_bytes(files[1])
         (scanner.folder / "bad.png").write_bytes(b"not an image")
         (scanner.folder / "notes.txt").write_text("no patch")
+        (scanner.folder / "._a.png").write_bytes(b"what macOS keeps beside a.png")
         growing = scanner.folder / "growing.png"
         for part in range(8):  # a slow scanner: longer at it than a file needs to settle
             with growing.open("ab") as file:

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from histo_export.convert import CORE_INPUT, CORE_OUTPUT, IR_VERSION, OPSET
+from histo_export.engine import open_model
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,5 @@ def expected(specs: Sequence[Spec], scaled: NDArray[np.float32]) -> NDArray[np.f
 
 
 def run(core: onnx.ModelProto, scaled: NDArray[np.float32], *, optimised: bool = True) -> NDArray[np.float32]:
-    options = ort.SessionOptions()
-    level = ort.GraphOptimizationLevel
-    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimised else level.ORT_DISABLE_ALL
-    session = ort.InferenceSession(core.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    values: NDArray[np.float32] = session.run(None, {CORE_INPUT: scaled})[0]
+    values: NDArray[np.float32] = open_model(core, optimise=optimised).run(None, {CORE_INPUT: scaled})[0]
     return values

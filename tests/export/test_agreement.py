@@ -91,7 +91,7 @@ def test_int8_must_not_lose_more_than_2_thousandths_of_auc(swapped: int, written
     assert abs(found.auc_change.value) > AUC_LOSS or written
     reason = refusal(found, "int8")
     assert (not reason) == written
-    assert written or "0.0022 of AUC (95 % interval" in reason
+    assert written or f"it loses 0.0022 ({-found.auc_change.high:.4f} to {-found.auc_change.low:.4f}) of AUC" in reason
 
 
 @pytest.mark.parametrize(("difference", "written"), [(4e-3, True), (6e-3, False)])
@@ -123,10 +123,21 @@ def test_the_bound_of_changed_labels_is_that_of_wilson(counts: tuple[int, int]) 
 
 def test_the_line_says_how_wide_the_interval_of_a_small_set_is() -> None:
     before, after, labels = pair(20, 0.001)
-    text = compared(before, after, labels).in_words()
+    found = compared(before, after, labels)
+    text = found.in_words()
     assert "20 patches (drawn): 0 labels changed (at most 16.1% of all" in text
-    assert "AUC" in text
-    assert "95 % interval" in text
+    assert found.auc_change is not None
+    assert f"a change of {found.auc_change.value:+.4f} ({found.auc_change.low:+.4f} to" in text
+
+
+def test_an_auc_that_has_no_interval_is_told_without_one() -> None:
+    before, after, labels = pair(20, 0.3)
+    labels[:] = 0
+    labels[0] = 1  # one patch of a class says nothing of how others differ
+    found = compared(before, after, labels)
+    for words in (found.in_words(), refusal(found, "int8")):
+        assert "AUC" in words
+        assert "nan" not in words
 
 
 def test_the_metric_is_the_auc_after_with_its_interval_as_training_writes_it() -> None:

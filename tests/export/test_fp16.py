@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from histo_export.convert import CORE_INPUT, CORE_OUTPUT
+from histo_export.engine import open_model
 from histo_export.fp16 import to_fp16
 from histo_export.fuse import fuse
 from histo_runtime.errors import ModelFileError
 from tests.tiny import SIZE, tiny_card, tiny_core
-
-
-def session(model: onnx.ModelProto) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 @pytest.fixture
@@ -38,7 +32,7 @@ def test_weights_and_input_are_rounded_to_float16_and_nothing_else_much(
     windows = np.lib.stride_tricks.sliding_window_view(scaled.astype(np.float16).astype(float), (5, 5), axis=(1, 2))
     conv = np.einsum("nhwcij,fcij->nhwf", windows[:, ::3, ::3], rounded["kernel"]) + rounded["bias"]
     expected = np.maximum(conv, 0).mean(axis=(1, 2)) @ weights["dense"] + weights["dense_bias"]
-    (got,) = session(half).run([CORE_OUTPUT], {CORE_INPUT: scaled})
+    (got,) = open_model(half).run([CORE_OUTPUT], {CORE_INPUT: scaled})
     assert got.dtype == np.float32
     # What is left is float16's rounding of the convolution's output, which the pooling averages out.
     np.testing.assert_allclose(got, expected, atol=2e-3 * np.abs(weights["dense"]).max())
@@ -57,7 +51,7 @@ def test_the_head_and_its_logit_are_float32(scaled: NDArray[np.float32]) -> None
         "dense": TensorProto.FLOAT,
         "dense_bias": TensorProto.FLOAT,
     }
-    (logits,) = session(half).run([CORE_OUTPUT], {CORE_INPUT: scaled})
+    (logits,) = open_model(half).run([CORE_OUTPUT], {CORE_INPUT: scaled})
     assert (logits != logits.astype(np.float16).astype(np.float32)).all()  # not one went through float16
 
 
@@ -68,7 +62,7 @@ def test_the_file_is_what_the_contract_says(policy: str) -> None:
     onnx.checker.check_model(model, full_check=True)
     assert (model.ir_version, [(o.domain, o.version) for o in model.opset_import]) == (9, [("", 18)])
     assert {node.domain for node in model.graph.node} == {""}
-    opened = session(model)
+    opened = open_model(model)
     assert [(i.name, i.type) for i in opened.get_inputs()] == [("patches", "tensor(uint8)")]
     assert {(o.name, o.type) for o in opened.get_outputs()} == {
         ("probability", "tensor(float)"),
@@ -105,7 +99,7 @@ def test_a_weight_that_body_and_head_share_keeps_its_precision_in_the_head(scale
     )
     assert (in_head.dtype, in_head) == (np.float32, np.float32(1.0001))
     assert in_body.dtype == np.float16
-    (got,), (exact,) = (session(model).run([CORE_OUTPUT], {CORE_INPUT: scaled}) for model in (half, core))
+    (got,), (exact,) = (open_model(model).run([CORE_OUTPUT], {CORE_INPUT: scaled}) for model in (half, core))
     np.testing.assert_allclose(got, exact, atol=0.02)
 
 

@@ -4,37 +4,31 @@ from __future__ import annotations
 
 import itertools
 from functools import cache
+from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from histo_export.convert import operator_counts
+from histo_export.engine import open_model
 from histo_export.fuse import fuse
-from histo_export.policy import policy_views
 from histo_runtime.scaling import scale
-from histo_runtime.views import MERGES, POLICIES, activate, apply_views, merge_views
+from histo_runtime.views import MERGES, POLICIES, activate, apply_views, merge_views, policy_views
 from tests.tiny import DATA, FILES, SIZE, tiny_card, tiny_core, tiny_logits, tiny_model
 
 HEADS = {1: "sigmoid", 3: "softmax"}
 
 
-def session(model: onnx.ModelProto) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-
-def fused(outputs: int, policy: str = "d4", **changes: object) -> ort.InferenceSession:
-    return session(fuse(tiny_core(outputs), tiny_card(outputs, policy, **changes)))
+def fused(outputs: int, policy: str = "d4", **changes: object) -> Any:
+    return open_model(fuse(tiny_core(outputs), tiny_card(outputs, policy, **changes)))
 
 
 @cache
-def d4_session() -> ort.InferenceSession:
+def d4_session() -> Any:
     return fused(1)
 
 
@@ -93,7 +87,7 @@ def test_the_file_is_what_the_contract_says(outputs: int, policy: str) -> None:
     assert model.ir_version == 9
     assert [(item.domain, item.version) for item in model.opset_import] == [("", 18)]
     assert {node.domain for node in model.graph.node} == {""}
-    opened = session(model)
+    opened = open_model(model)
     classes = [] if outputs == 1 else [outputs]
     views = 1 if policy == "none" else "V"
     assert [(i.name, i.type, i.shape) for i in opened.get_inputs()] == [

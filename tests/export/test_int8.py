@@ -11,7 +11,6 @@ from histo_export.calibration import METHODS
 from histo_export.int8 import Candidate, choose, search, search_steps
 from histo_export.patch_sets import PatchSet
 from histo_export.sample import content_hashes, list_hash
-from histo_runtime.predictions import label_indices
 from tests.export.test_quantize import run, two_branches
 from tests.tiny import SIZE, tiny_card, tiny_core
 
@@ -85,10 +84,3 @@ def test_the_same_patches_give_the_same_model() -> None:
     one, two = (search(tiny_core(3), tiny_card(3), *sets, "arm") for _ in range(2))
     assert one.core == two.core
     assert one.record == two.record
-
-
-def test_labels_go_by_the_threshold_in_float32_or_by_the_largest_class() -> None:
-    threshold = float(np.float32(0.7))
-    values = np.array([0.7, np.nextafter(np.float32(0.7), np.float32(0)), 0.9], np.float32)
-    assert label_indices(values, "sigmoid", threshold).tolist() == [1, 0, 1]
-    assert label_indices(np.array([[0.2, 0.5, 0.3]], np.float32), "softmax", 0.5).tolist() == [1]

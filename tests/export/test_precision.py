@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from histo_export.engine import open_model
 from histo_export.fuse import fuse
 from histo_export.patch_sets import PatchSet, PatchSets, halves
 from histo_export.precision import GateError, comparison_patches, lower
@@ -37,10 +37,7 @@ def drawn(count: int, seed: int, labelled: bool = True) -> PatchSet:
 
 
 def answers(model: onnx.ModelProto, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    (probability,) = session.run(["probability"], {"patches": patches})
+    (probability,) = open_model(model).run(["probability"], {"patches": patches})
     return probability
 
 

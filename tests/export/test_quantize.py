@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from histo_export.convert import CORE_INPUT, CORE_OUTPUT, IR_VERSION, OPSET
+from histo_export.engine import open_model
 from histo_export.quantize import head_of, plan, quantise
 from histo_runtime.errors import ModelFileError
 from histo_runtime.scaling import scale
@@ -20,13 +20,7 @@ TARGETS = ("vnni", "avx2", "arm")
 
 def run(model: onnx.ModelProto, scaled: NDArray[np.float32], output: str = CORE_OUTPUT) -> NDArray[np.float32]:
     """Node by node, without fusions: the definition of each operator."""
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
-    data = model.SerializeToString()
-    (result,) = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"]).run(
-        [output], {CORE_INPUT: scaled}
-    )
+    (result,) = open_model(model, optimise=False).run([output], {CORE_INPUT: scaled})
     return result
 
 

@@ -87,6 +87,7 @@ def test_the_rate_counts_what_was_done_and_not_the_runs_that_warm_up() -> None:
 
 def test_files_that_can_not_be_read_are_no_figure(tmp_path: Path, models: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"no image")
+    (tmp_path / "._a.png").write_bytes(b"what macOS keeps beside a.png")
     with PatchClassifier(models / "sigmoid_none.onnx", device="cpu") as classifier:
         found = check_gpu.from_files(classifier, tmp_path, 10)
     model = {"parity": [], "speed": [], "variants": {}, "from_files": found, "operations_per_second": 1}

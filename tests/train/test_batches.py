@@ -42,7 +42,7 @@ def assert_equal(left: list[Batch], right: list[Batch]) -> None:
 
 
 def threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name == "histo-batches"]
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("histo-batches")]
 
 
 def test_each_patch_comes_with_its_label_once_and_the_last_batch_is_filled_up_from_the_start() -> None:

@@ -203,6 +203,8 @@ class TestBadInput:
             ("model.h5", "--crop", 31),
             ("model.h5", "--epochs", 0),
             ("model.h5", "--validation", 1.5),
+            ("model.h5", "--threshold-rule", "best"),
+            ("model.h5", "--threshold-rule", "sensitivity=1.5"),
         ],
     )
     def test_wrong_usage_exits_2(self, folders: Path, arguments: tuple[object, ...]) -> None:

@@ -16,9 +16,10 @@ pytestmark = pytest.mark.tensorflow
 keras = pytest.importorskip("keras")
 
 from histo_train.checkpoint import State
-from histo_train.fit import Training, predict_logits
+from histo_train.fit import ONE_VIEW, Training
 from histo_train.history import Epoch, best_epoch
 from histo_train.interrupt import Interrupts, noted
+from histo_train.predict import predict_views
 from histo_train.recipe import ORIGINAL, Recipe
 from tests.train.small import RECIPE, TRAIN, VALID, small_network
 
@@ -70,8 +71,8 @@ def test_network_is_left_with_the_averaged_weights_of_the_best_epoch_of_full_pat
     state, best = whole.kept.state, best_epoch(whole.training.epochs, "auc")
     assert state is not None
     assert best is not None
-    logits = predict_logits(whole.network, VALID, 8, 96)
-    assert roc_auc(VALID.labels, logits) == best.validation_auc
+    logits = predict_views(whole.network, VALID, 8, views=ONE_VIEW)
+    assert roc_auc(VALID.labels, logits[:, 0]) == best.validation_auc
     for left, kept in zip(whole.network.get_weights(), state.arrays["best"], strict=True):
         np.testing.assert_array_equal(left, kept)
 
@@ -81,14 +82,6 @@ def test_same_seed_gives_the_same_history_and_another_one_another(whole: Run) ->
     first, same, other = ([epoch.loss for epoch in run.training.epochs] for run in runs)
     assert first == same
     assert first != other
-
-
-def test_logits_do_not_depend_on_how_the_patches_are_cut_into_batches() -> None:
-    network = small_network()
-    pixels = VALID.take(slice(None))[0] / np.float32(255)
-    expected = np.asarray(network.predict_on_batch(pixels[:, 24:72, 24:72]))[:, 0]
-    for batch_size in (5, 24, 100):
-        np.testing.assert_allclose(predict_logits(network, VALID, batch_size, 48), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_stops_when_patience_is_exhausted(whole: Run) -> None:

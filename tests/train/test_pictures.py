@@ -111,6 +111,9 @@ def test_a_model_without_mistakes_has_an_empty_sheet(tmp_path: Path) -> None:
     logits[:, :] = np.where(labels == 1, 4.0, -4.0)[:, None]
     perfect = evaluate(logits, labels, groups, seed=0)
     assert len(pictures.draw(tmp_path, perfect, HISTORY, Shown(60), CLASSES)) == 5
+    sheet = pictures.mistakes(perfect, Shown(60), CLASSES)
+    assert sheet.get_suptitle() == "No mistakes"
+    assert not [axes for axes in sheet.axes if axes.images]
 
 
 def test_a_folder_that_is_gone_is_one_line_and_leaves_nothing(tmp_path: Path, evaluation: Evaluation) -> None:

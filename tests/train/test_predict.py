@@ -1,4 +1,4 @@
-"""Logits by Keras: those of each view, in the order of the views, and an end when one is asked for."""
+"""Logits by Keras: of each view in its order, of centres, and an end when one is asked for."""
 
 from __future__ import annotations
 
@@ -43,6 +43,15 @@ def test_column_v_is_what_keras_says_of_view_v(network: Any, batch_size: int) ->
     for column, view in enumerate(oracle.values()):
         expected = network.predict(np.ascontiguousarray(view) / np.float32(255), verbose=0)[:, 0]
         assert found[:, column] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [5, 24, 100])
+def test_one_view_of_a_centre_is_what_keras_says_of_it(network: Any, batch_size: int) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (24, 16, 16, 3), dtype=np.uint8)
+    patches = Patches(pixels, np.zeros(24, np.uint8), np.arange(24).astype(str), np.arange(24))
+    found = predict_views(network, patches, batch_size, views=VIEWS[:1], crop=7)
+    expected = network.predict(np.ascontiguousarray(pixels[:, 4:11, 4:11]) / np.float32(255), verbose=0)
+    assert found == pytest.approx(expected, abs=1e-5)
 
 
 def test_what_is_raised_after_a_batch_ends_it(network: Any) -> None:

@@ -43,17 +43,6 @@ def _model_path(_ctx: click.Context, _param: click.Parameter, value: Path) -> Pa
     return value
 
 
-def _threshold_rule(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
-    name, _, wanted = value.partition("=")
-    try:
-        known = value == YOUDEN or (name == "sensitivity" and 0 < float(wanted) <= 1)
-    except ValueError:
-        known = False
-    if not known:
-        raise click.BadParameter(f"{value} is neither {YOUDEN} nor, for instance, sensitivity=0.95")
-    return value
-
-
 @click.command("histo-train", cls=HistoCommand)
 @click.argument("data", type=click.Path(path_type=Path))
 @click.argument("model", type=click.Path(path_type=Path), default="model.h5", callback=_model_path)
@@ -118,7 +107,6 @@ def _threshold_rule(_ctx: click.Context, _param: click.Parameter, value: str) ->
 )
 @click.option(
     "--threshold-rule",
-    callback=_threshold_rule,
     default=YOUDEN,
     show_default=True,
     metavar="youden|sensitivity=0.95",
@@ -163,8 +151,10 @@ def train(
       histo-train patches/ model.h5
       histo-train patches/ model.h5 --weights random --epochs 30
     """
+    from histo_runtime.operating_point import check_rule
     from histo_train.run_folder import FINISHED, RunFolder
 
+    check_rule(threshold_rule)
     if resume and overwrite:
         raise UsageError("--resume goes on with a run, --overwrite drops it: choose one")
     recipe = RECIPES[recipe_name].with_options(

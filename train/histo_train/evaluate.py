@@ -14,12 +14,11 @@ from histo_runtime.auc import auc_difference, auc_interval
 from histo_runtime.calibration import ReliabilityBin, Temperature, fit_temperature, merged, reliability_bins
 from histo_runtime.intervals import Interval, mean_interval, number_or_none
 from histo_runtime.metrics import BinaryMetrics, binary_metrics
-from histo_runtime.operating_point import Confusion, called_positive, choose_threshold, confusion
+from histo_runtime.operating_point import YOUDEN, Confusion, called_positive, choose_threshold, confusion
 from histo_runtime.roc import RocCurve, ThresholdSweep, roc_curve, threshold_sweep
 from histo_train.predict import MERGE, POLICY, VIEWS
 from histo_train.split import halves
 
-DEFAULT_RULE = "youden"
 SPLIT = "validation, the half that nothing was tuned on"
 _COUNTS = (1, 2, 4, 8)  # of views, in their order
 _CURVE_POINTS = 500  # more than a picture can show
@@ -135,7 +134,7 @@ def evaluate(
     groups: NDArray[np.str_],
     *,
     seed: int,
-    rule: str = DEFAULT_RULE,
+    rule: str = YOUDEN,
     grouped_by: str = "content",
 ) -> Evaluation:
     """Tune temperature and threshold on one half of the validation patches, and report on the other.
@@ -157,28 +156,67 @@ def evaluate(
     tuned, reported = halves(labels, groups, seed)
     temperature = fit_temperature(labels[tuned], logits[tuned])
     probability = merged(logits, temperature.value)
-    threshold = choose_threshold(labels[tuned], probability[tuned], rule)
-    truth, said, unfitted = labels[reported], probability[reported], merged(logits[reported], 1.0)
-    within = groups[reported]
-    alike = within if len(np.unique(within)) < len(within) else None
+    return report_on(
+        tuned,
+        reported,
+        labels=labels,
+        groups=groups,
+        logits=logits[reported],
+        probability=probability[reported],
+        temperature=temperature,
+        threshold=choose_threshold(labels[tuned], probability[tuned], rule),
+        rule=rule,
+        grouped_by=grouped_by,
+    )
+
+
+def report_on(
+    tuned: NDArray[np.intp],
+    reported: NDArray[np.intp],
+    *,
+    labels: NDArray[np.uint8],
+    groups: NDArray[np.str_],
+    logits: NDArray[np.float32],
+    probability: NDArray[np.float32],
+    temperature: Temperature,
+    threshold: float,
+    rule: str,
+    grouped_by: str,
+) -> Evaluation:
+    """Compute every figure of the reported half, for a temperature and a threshold that stand.
+
+    Args:
+        tuned, reported: positions of the halves.
+        labels, groups: of all patches, `[N]`.
+        logits: of the reported patches under each view, not divided by the temperature, float32 `[R, V]`.
+        probability: of the reported patches, merged at the temperature, float32 `[R]`.
+        temperature, threshold, rule, grouped_by: see `Evaluation`.
+    """
+    truth, alike = labels[reported], groups_alike(groups[reported])
+    unfitted = merged(logits, 1.0)
     return Evaluation(
         tuned=tuned,
         reported=reported,
         labels=truth,
-        probability=said,
+        probability=probability,
         grouped_by=grouped_by,
-        groups=(len(np.unique(groups[tuned])), len(np.unique(within))),
+        groups=(len(np.unique(groups[tuned])), len(np.unique(groups[reported]))),
         rule=rule,
         temperature=temperature,
-        metrics=binary_metrics(truth, said, threshold, alike),
+        metrics=binary_metrics(truth, probability, threshold, alike),
         uncalibrated=binary_metrics(truth, unfitted, 0.5, alike),
-        at_threshold=confusion(truth, said, threshold, alike),
-        gains=view_gains(logits[reported], truth, alike, temperature=temperature.value, threshold=threshold),
-        curve=roc_curve(truth, said, alike, points=_CURVE_POINTS),
-        sweep=threshold_sweep(truth, said, alike),
-        reliability=reliability_bins(truth, said, alike),
+        at_threshold=confusion(truth, probability, threshold, alike),
+        gains=view_gains(logits, truth, alike, temperature=temperature.value, threshold=threshold),
+        curve=roc_curve(truth, probability, alike, points=_CURVE_POINTS),
+        sweep=threshold_sweep(truth, probability, alike),
+        reliability=reliability_bins(truth, probability, alike),
         uncalibrated_reliability=reliability_bins(truth, unfitted, alike),
     )
+
+
+def groups_alike(groups: NDArray[np.str_]) -> NDArray[np.str_] | None:
+    """The groups `[R]` that intervals have to allow for; None where no two patches share one."""
+    return groups if len(np.unique(groups)) < len(groups) else None
 
 
 def view_gains(

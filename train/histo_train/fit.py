@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from histo_runtime.errors import HistoError
 from histo_runtime.metrics import binary_metrics
 from histo_runtime.progress import Progress
-from histo_runtime.scaling import scale
-from histo_runtime.views import activate
+from histo_runtime.views import POLICIES, activate
 from histo_train.augment import change
 from histo_train.averaging import MovingAverage
 from histo_train.batches import steps_per_epoch, training_batches
@@ -25,9 +24,10 @@ from histo_train.checkpoint import State
 from histo_train.data import Patches
 from histo_train.history import Epoch, best_epoch, is_exhausted
 from histo_train.interrupt import Interrupts
-from histo_train.recipe import PATCH_SIZE, Recipe
+from histo_train.predict import predict_views
+from histo_train.recipe import Recipe
 
-SCALING = "unit"
+ONE_VIEW = POLICIES["none"]
 THRESHOLD = 0.5
 
 
@@ -181,8 +181,7 @@ class Training:
     def _stop_or_keep(self, keeper: Keeper | None, interrupts: Interrupts) -> None:
         if keeper and (interrupts.asked or keeper.due()):
             keeper.keep(self.state())
-        if interrupts.asked:
-            raise KeyboardInterrupt(f"interrupted after {self.place}")
+        interrupts.obey(f"after {self.place}")
 
     def _train_step(self, pixels: NDArray[np.uint8], changes: Any, labels: NDArray[np.float32]) -> None:
         at, recipe = self._at, self._recipe
@@ -219,8 +218,15 @@ class Training:
         stage = recipe.stage_at(last, self._steps * recipe.epochs)
         self._compile_for(stage.crop)
         with self._average.swapped_in():
-            logits = predict_logits(self._network, self._valid, recipe.batch_size, stage.crop, interrupts)
-            loss, auc, accuracy = _validate(self._valid.labels[self._valid.rows], logits)
+            logits = predict_views(
+                self._network,
+                self._valid,
+                recipe.batch_size,
+                views=ONE_VIEW,
+                crop=stage.crop,
+                after_batch=lambda: interrupts.obey("while it was validating"),
+            )
+            loss, auc, accuracy = _validate(self._valid.labels[self._valid.rows], logits[:, 0])
             at.epochs.append(
                 Epoch(
                     epoch=at.epoch,
@@ -238,35 +244,6 @@ class Training:
             if best_epoch(at.epochs, recipe.select) is at.epochs[-1]:
                 self._best = [np.array(array) for array in self._network.get_weights()]
         self._at = _Position(epoch=at.epoch + 1, epochs=at.epochs)
-
-
-def predict_logits(
-    network: Any, patches: Patches, batch_size: int, crop: int, interrupts: Interrupts | None = None
-) -> NDArray[np.float32]:
-    """Logits of patches, one view, their centres of side `crop`, `[N]`.
-
-    Raises:
-        KeyboardInterrupt: the run was asked to stop.
-    """
-    return np.concatenate(list(_batches_of_logits(network, patches, batch_size, crop, interrupts)))
-
-
-def _batches_of_logits(
-    network: Any, patches: Patches, batch_size: int, crop: int, interrupts: Interrupts | None
-) -> Iterator[NDArray[np.float32]]:
-    edge = (PATCH_SIZE - crop) // 2
-    with Progress(len(patches), unit="validation patches") as progress:
-        for first in range(0, len(patches), batch_size):
-            pixels = patches.take(slice(first, first + batch_size))[0]
-            count = len(pixels)
-            # The last batch is filled up: a backend that compiles does so for each shape.
-            pixels = np.resize(pixels, (min(batch_size, len(patches)), *pixels.shape[1:]))
-            centres = pixels[:, edge : edge + crop, edge : edge + crop]
-            logits = np.asarray(network.predict_on_batch(scale(centres, SCALING)))
-            yield logits[:count, 0].astype(np.float32)
-            progress.advance(count)
-            if interrupts and interrupts.asked:
-                raise KeyboardInterrupt("interrupted while it was validating")
 
 
 def _validate(labels: NDArray[np.uint8], logits: NDArray[np.float32]) -> tuple[float, float, float]:

@@ -17,6 +17,18 @@ class Interrupts:
     def __init__(self) -> None:
         self.asked = False
 
+    def obey(self, where: str) -> None:
+        """End the run here if it was asked to stop.
+
+        Args:
+            where: what was being done, as it goes on after "interrupted".
+
+        Raises:
+            KeyboardInterrupt: it was asked to.
+        """
+        if self.asked:
+            raise KeyboardInterrupt(f"interrupted {where}")
+
     def _note(self, number: int, _frame: FrameType | None) -> None:
         if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt  # the second Ctrl-C does not wait

@@ -13,11 +13,10 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections import deque
-from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +24,9 @@ from numpy.typing import NDArray
 from histo_runtime.command import say
 from histo_runtime.errors import HistoError, InputError, OutputError, PatchError
 from histo_runtime.lock import is_alive
-from histo_runtime.pipeline import result_of
+from histo_runtime.processors import usable_threads
 from histo_runtime.progress import Progress
+from histo_train.ahead import done_ahead
 from histo_train.labelled import Listed
 from histo_train.pixel_map import PixelMap
 
@@ -39,6 +39,8 @@ _NAMED_FAILURES = 10
 _SPARE_BYTES = 50_000_000  # that a disk must have left after a store is written
 _ATTEMPTS = 3  # to build a store, while other runs may find it damaged too
 _DIGEST = hashlib.sha256().digest_size
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,11 +150,9 @@ def _opened(folder: Path, size: int) -> StoredPatches | None:
             digests, positions = index["digests"], index["positions"].astype(np.intp)
             failures = dict(zip(index["failed"].tolist(), index["reasons"].tolist(), strict=True))
         pixels = PixelMap(folder / _PIXELS, len(positions), size)
-        starts = range(0, len(pixels), _BLOCK)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            found = pool.map(lambda start: _digests(pixels[start : start + _BLOCK]), starts)
-            if not np.array_equal(np.concatenate(list(found)), digests):
-                return None
+        found = _by_block(lambda start: _digests(pixels[start : start + _BLOCK]), len(pixels), "histo-check")
+        if not np.array_equal(np.concatenate(list(found)), digests):
+            return None
     except Exception:  # numpy raises almost anything on damaged data
         return None
     return StoredPatches(pixels, digests, positions, failures)
@@ -249,7 +249,7 @@ class _Block:
 
 
 def _decoded(listed: Listed, size: int) -> Iterator[_Block]:
-    """Decode in threads, a bounded number of blocks ahead; the blocks come in order."""
+    """Decode block after block."""
 
     def decode(start: int) -> _Block:
         positions = range(start, min(start + _BLOCK, len(listed)))
@@ -263,15 +263,10 @@ def _decoded(listed: Listed, size: int) -> Iterator[_Block]:
         pixels = pixels[: len(positions) - len(failures)]
         return _Block(pixels, _digests(pixels), failures)
 
-    workers = os.cpu_count() or 1
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="histo-decode")
-    waiting: deque[Future[_Block]] = deque()
-    try:
-        for start in range(0, len(listed), _BLOCK):
-            waiting.append(pool.submit(decode, start))
-            if len(waiting) > 2 * workers:
-                yield result_of(waiting.popleft())
-        while waiting:
-            yield result_of(waiting.popleft())
-    finally:
-        pool.shutdown(cancel_futures=True)  # an interrupt must not wait for the patches still queued
+    return _by_block(decode, len(listed), "histo-decode")
+
+
+def _by_block(work: Callable[[int], Result], count: int, name: str) -> Iterator[Result]:
+    """Yield `work(start)` for each block of `count` rows, in order."""
+    threads = usable_threads()
+    return done_ahead(work, range(0, count, _BLOCK), threads=threads, most=2 * threads, name=name)

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from histo_runtime.calibration import BINS, ReliabilityBin
 from histo_runtime.command import printable
 from histo_runtime.files import written_aside
-from histo_runtime.intervals import Interval
 from histo_runtime.roc import BAND
 from histo_train.evaluate import Evaluation, worst_mistakes
 
@@ -63,14 +62,13 @@ def draw(
     Raises:
         OutputError: a picture can't be written.
     """
-    pictures = {
-        CURVES: learning_curves(history),
-        ROC: roc(evaluation, classes),
-        RELIABILITY: reliability(evaluation, classes),
-        SCORES: scores(evaluation, classes),
-        MISTAKES: mistakes(evaluation, valid, classes),
-    }
-    return tuple(_save(figure, folder / name) for name, figure in pictures.items())
+    return (
+        _save(learning_curves(history), folder / CURVES),
+        _save(roc(evaluation, classes), folder / ROC),
+        _save(reliability(evaluation, classes), folder / RELIABILITY),
+        _save(scores(evaluation, classes), folder / SCORES),
+        _save(mistakes(evaluation, valid, classes), folder / MISTAKES),
+    )
 
 
 def learning_curves(history: Sequence[Mapping[str, float]]) -> Figure:
@@ -111,7 +109,7 @@ def roc(evaluation: Evaluation, classes: tuple[str, str]) -> Figure:
     figure = Figure(figsize=(6, 6.3), layout="constrained")
     axes = figure.subplots()
     axes.fill_between(curve.fpr, curve.low, curve.high, color=_BLUE, alpha=0.2, lw=0, label=BAND.split(":")[0])
-    axes.plot(curve.fpr, curve.tpr, color=_BLUE, lw=1.5, label=f"AUC {_with_ends(area)}")
+    axes.plot(curve.fpr, curve.tpr, color=_BLUE, lw=1.5, label=f"AUC {area:.3f}")
     axes.plot([0, 1], [0, 1], color=_GREY, lw=1, ls=":", label="chance")
     at = evaluation.at_threshold
     axes.plot(
@@ -121,11 +119,12 @@ def roc(evaluation: Evaluation, classes: tuple[str, str]) -> Figure:
         color=_ORANGE,
         ms=8,
         label=f"threshold {evaluation.threshold:.3f} ({evaluation.rule}):\n"
-        f"sensitivity {_with_ends(at.sensitivity)}\nspecificity {_with_ends(at.specificity)}",
+        f"sensitivity {at.sensitivity:.3f}\nspecificity {at.specificity:.3f}",
     )
-    axes.set_xlabel(f"false positive rate: {_shortened(classes[0])} called {_shortened(classes[1])}", parse_math=False)
-    axes.set_ylabel(f"sensitivity: {_shortened(classes[1])} called {_shortened(classes[1])}", parse_math=False)
-    _unit_square(axes)
+    negative, positive = (_shortened(name) for name in classes)
+    _unit_square(
+        axes, f"false positive rate: {negative} called {positive}", f"sensitivity: {positive} called {positive}"
+    )
     axes.legend(loc="lower right", frameon=False, fontsize=_LABEL_SIZE - 1)
     _title(axes, f"ROC curve, {_patches(evaluation)}")
     return figure
@@ -142,9 +141,8 @@ def reliability(evaluation: Evaluation, classes: tuple[str, str]) -> Figure:
         _bins(axes, evaluation.uncalibrated_reliability, _GREY, "s", f"as trained: error {before.ece:.3f}", bars=False)
     fitted = f"temperature {temperature:g}: error {after.ece:.3f}\n(a calibrated model: {after.ece_if_calibrated:.3f})"
     _bins(axes, evaluation.reliability, _BLUE, "o", fitted, bars=True)
-    axes.set_xlabel(f"probability of {_shortened(classes[1])}, mean of a bin", parse_math=False)
-    axes.set_ylabel(f"share of {_shortened(classes[1])}, with 95 % intervals", parse_math=False)
-    _unit_square(axes)
+    positive = _shortened(classes[1])
+    _unit_square(axes, f"probability of {positive}, mean of a bin", f"share of {positive}, with 95 % intervals")
     axes.legend(loc="upper left", frameon=False, fontsize=_LABEL_SIZE - 1)
     _title(axes, f"Reliability, {_patches(evaluation)} in up to {BINS} bins of equal mass")
     return figure
@@ -220,7 +218,9 @@ def _bins(axes: Axes, bins: Sequence[ReliabilityBin], colour: str, marker: str, 
         axes.plot(means, shares, f"{marker}--", color=colour, mfc="white", ms=4, lw=1, label=label)
 
 
-def _unit_square(axes: Axes) -> None:
+def _unit_square(axes: Axes, across: str, up: str) -> None:
+    axes.set_xlabel(across, parse_math=False)
+    axes.set_ylabel(up, parse_math=False)
     axes.set_xlim(-0.01, 1.01)
     axes.set_ylim(-0.01, 1.01)
     axes.set_aspect("equal")
@@ -240,11 +240,6 @@ def _title(axes: Axes, text: str) -> None:
 def _no_math(texts: Sequence[Any]) -> None:
     for text in texts:
         text.set_parse_math(False)
-
-
-def _with_ends(interval: Interval) -> str:
-    ends = "" if interval.ends is None else f" ({interval.low:.3f} to {interval.high:.3f})"
-    return f"{interval.value:.3f}{ends}"
 
 
 def _patches(evaluation: Evaluation) -> str:

@@ -19,13 +19,13 @@ from histo_runtime.lock import locked
 from histo_train.checkpoint import read_state
 from histo_train.data import Dataset, Patches, colour_statistics, write_split
 from histo_train.evaluate import Evaluation, evaluate, summary
-from histo_train.fit import SCALING, Training
+from histo_train.fit import Training
 from histo_train.hardware import bfloat16_pays
 from histo_train.history import Epoch, best_epoch, write_history
 from histo_train.interrupt import Interrupts, noted
 from histo_train.model import Weights, build_classifier, build_network, folded_weights, plain_network, set_weights
 from histo_train.pictures import draw
-from histo_train.predict import MERGE, POLICY, VIEWS, predict_views
+from histo_train.predict import MERGE, POLICY, SCALING, VIEWS, predict_views
 from histo_train.recipe import IMAGENET, PATCH_SIZE, RANDOM, Recipe
 from histo_train.run_folder import (
     AUGMENTATION,
@@ -166,12 +166,12 @@ def _evaluate(
 ) -> Evaluation:
     """Judge the weights as they are saved, in float32, under the views that histo-export builds."""
     valid = dataset.valid
-
-    def stop_when_asked() -> None:
-        if interrupts.asked:
-            raise KeyboardInterrupt("interrupted while it was evaluating")
-
-    logits = predict_views(plain_network(weights), valid, recipe.batch_size, after_batch=stop_when_asked)
+    logits = predict_views(
+        plain_network(weights),
+        valid,
+        recipe.batch_size,
+        after_batch=lambda: interrupts.obey("while it was evaluating"),
+    )
     return evaluate(
         logits,
         valid.labels[valid.rows],

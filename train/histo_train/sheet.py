@@ -19,12 +19,12 @@ from histo_train.recipe import Augmentation
 SHEET_PATCHES = 64
 _PAIRS_ACROSS = 8
 _GAP = 4  # pixels between patches of a pair, twice as many between pairs
-_CAPTION = "Pairs: a patch as it was read, and as the first batch of training sees it."
+_CAPTION = "Pairs: a patch as it was read, and as training may see it; crops are cut from its middle."
 _CAPTION_HEIGHT = 20
 
 
 def write_augmentation_sheet(patches: Patches, augmentation: Augmentation, *, seed: int, path: Path) -> None:
-    """Draw up to 64 patches of the first training batch, each as it is and augmented, into a PNG file.
+    """Draw up to 64 training patches, each as it is and augmented as in a batch of so many, into a PNG file.
 
     Raises:
         OutputError: the file can't be written.

@@ -61,16 +61,13 @@ def held_out(
     Raises:
         InputError: a class has too few groups to be on both sides.
     """
-    names, group_of = np.unique(groups, return_inverse=True)
-    sizes = np.stack([np.bincount(group_of[labels == label], minlength=len(names)) for label in (0, 1)], axis=1)
-    total = sizes.sum(axis=0)
-    wanted = np.maximum(share * total, 1)
-    chosen = _nearest(sizes.tolist(), wanted.tolist(), rng.permutation(len(names)).tolist())
+    group_of, sizes = _by_group(labels, groups)
+    wanted = np.maximum(share * sizes.sum(axis=0), 1)
+    chosen = _nearest(sizes.tolist(), wanted.tolist(), rng.permutation(len(sizes)).tolist())
     members = [np.flatnonzero(sizes[:, label]) for label in (0, 1)]
     for with_label in members:
-        if (
-            with_label.size and not chosen[with_label].any()
-        ):  # only large groups have this class: the smallest of them must do
+        # Where only large groups have this class, the smallest of them must do.
+        if with_label.size and not chosen[with_label].any():
             chosen[with_label[np.argmin(sizes[with_label].sum(axis=1))]] = True
     for label, with_label in enumerate(members):
         if chosen[with_label].all():
@@ -97,25 +94,31 @@ def halves(labels: NDArray[np.uint8], groups: NDArray[np.str_], seed: int) -> tu
     Raises:
         InputError: the groups are too few for each half to have both classes.
     """
-    names, codes = np.unique(groups, return_inverse=True)
-    counts = np.stack([np.bincount(codes.reshape(-1)[labels == label], minlength=len(names)) for label in (0, 1)], 1)
-    order = np.random.default_rng([seed, HALVES_STREAM]).permutation(len(names))
-    order = order[np.argsort(-counts[order].sum(axis=1), kind="stable")]
-    shares = counts / np.maximum(counts.sum(axis=0), 1)
+    group_of, sizes = _by_group(labels, groups)
+    order = np.random.default_rng([seed, HALVES_STREAM]).permutation(len(sizes))
+    order = order[np.argsort(-sizes[order].sum(axis=1), kind="stable")]
+    shares = sizes / np.maximum(sizes.sum(axis=0), 1)
     # The difference of the halves in shares of each class; a group goes where it makes the squares smaller.
     difference = np.zeros(2)
-    in_report = np.zeros(len(names), bool)
+    in_report = np.zeros(len(sizes), bool)
     for group in order:
         in_report[group] = difference @ shares[group] > 0
         difference += -shares[group] if in_report[group] else shares[group]
-    of_patch = in_report[codes.reshape(-1)]
+    of_patch = in_report[group_of]
     found = np.flatnonzero(~of_patch), np.flatnonzero(of_patch)
     if any(len(np.unique(labels[half])) < 2 for half in found):
         raise InputError(
-            f"the {len(labels)} validation patches are of {len(names)} slides or other groups: too few for two halves"
+            f"the {len(labels)} validation patches are of {len(sizes)} slides or other groups: too few for two halves"
             " with both classes: validate on more of them"
         )
     return found
+
+
+def _by_group(labels: NDArray[np.uint8], groups: NDArray[np.str_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Number the G groups by name; return the group of each patch `[N]` and the patches of each class `[G, 2]`."""
+    names, group_of = np.unique(groups, return_inverse=True)
+    sizes = [np.bincount(group_of[labels == label], minlength=len(names)) for label in (0, 1)]
+    return group_of, np.stack(sizes, axis=1)
 
 
 def _nearest(sizes: list[list[int]], wanted: list[float], order: list[int]) -> NDArray[np.bool_]:
