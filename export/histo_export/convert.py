@@ -7,7 +7,7 @@ from typing import Any
 
 import onnx
 
-from histo_export.network import PROBABILITY_FLOOR, Network
+from histo_export.network import PROBABILITY_FLOOR, Network, only_output
 from histo_export.tensorflow import give_memory_back, import_tensorflow, import_tf2onnx
 from histo_runtime.errors import ModelFileError, reason_of
 
@@ -31,7 +31,7 @@ def to_core(network: Network) -> onnx.ModelProto:
     signature = [tf.TensorSpec((None, network.size, network.size, 3), tf.float32, name=CORE_INPUT)]
 
     def forward(scaled: Any) -> dict[str, Any]:
-        values = network.model(scaled, training=False)
+        values = only_output(network.model(scaled, training=False))
         return {CORE_OUTPUT: _log_odds(tf, network, values) if network.gives_probability else values}
 
     function = tf.function(forward)
