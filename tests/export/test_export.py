@@ -202,6 +202,34 @@ def test_a_model_that_rescales_itself_is_given_raw_pixels(keras3: Any, tmp_path:
     np.testing.assert_allclose(classifier.predict(patches).probability, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("generation", [2, 3])
+def test_constants_that_a_layer_holds_are_in_the_file(
+    generation: int, keras2: Any, keras3: Any, tmp_path: Path, patches: np.ndarray
+) -> None:
+    keras = keras2 if generation == 2 else keras3
+    image = keras.Input((SIZE, SIZE, 3))
+    normal = keras.layers.Normalization(mean=[120.0, 90.0, 130.0], variance=[900.0, 800.0, 700.0])
+    model = keras.Model(image, build_tiny(keras)(normal(image)))
+    source = tmp_path / ("normal.h5" if generation == 2 else "normal.keras")
+    model.save(str(source))
+    result = run(source, tmp_path / "a.onnx", "--views", "none")
+    assert result.exit_code == 0, result.stderr
+    expected = np.asarray(model(patches.astype(np.float32)))[:, 0]
+    np.testing.assert_allclose(PatchClassifier(tmp_path / "a.onnx").predict(patches).probability, expected, atol=1e-5)
+
+
+def test_names_of_layers_may_be_any_text(keras3: Any, tmp_path: Path, patches: np.ndarray) -> None:
+    image = keras3.Input((SIZE, SIZE, 3), name="une image")
+    maps = keras3.layers.Conv2D(4, 3, name="1\u00e8re couche (\u540d)")(image)
+    pooled = keras3.layers.GlobalAveragePooling2D()(maps)
+    model = keras3.Model(image, keras3.layers.Dense(1, "sigmoid", name="p(tumeur)")(pooled), name="mon mod\u00e8le")
+    model.save(str(tmp_path / "named.keras"))
+    result = run(tmp_path / "named.keras", tmp_path / "a.onnx", "--views", "none")
+    assert result.exit_code == 0, result.stderr
+    expected = np.asarray(model(patches / np.float32(255)))[:, 0]
+    np.testing.assert_allclose(PatchClassifier(tmp_path / "a.onnx").predict(patches).probability, expected, atol=1e-5)
+
+
 def test_a_sigmoid_before_the_pooling_exports_and_is_compared_by_probability(
     keras2: Any, tmp_path: Path, patches: np.ndarray
 ) -> None:
