@@ -139,6 +139,18 @@ def test_a_model_that_misses_the_gate_is_not_written(
     assert [path.name for path in tmp_path.iterdir()] == ["wrong.onnx.rejected.json"]
 
 
+def test_an_overwrite_that_fails_leaves_the_model_and_its_checksum(
+    keras2_h5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "old.onnx"
+    before = {target: b"old", tmp_path / "old.onnx.sha256": b"its checksum"}
+    for path, content in before.items():
+        path.write_bytes(content)
+    monkeypatch.setattr("histo_export.export.replay_golden", lambda _: 1.0)
+    assert run(keras2_h5, target, "--overwrite", "--views", "none").exit_code == 1
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_an_existing_file_is_refused_untouched_unless_overwritten(keras2_h5: Path, tmp_path: Path) -> None:
     target = tmp_path / "old.onnx"
     target.write_bytes(b"old")
