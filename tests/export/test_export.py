@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -180,6 +181,31 @@ def test_bad_input_is_one_line_and_leaves_nothing_behind(keras2_h5: Path, tmp_pa
         assert result.exit_code == (2 if text in usage else 1), result.output
         assert_one_line(result, text)
         assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--threshold", "nan"),
+        ("--microns-per-pixel", "inf"),
+        ("--microns-per-pixel", "nan"),
+        ("--classes", "tumour,tumour"),
+        ("--classes", "normal,"),
+        ("--classes", "normal,tu\nmour"),
+    ],
+)
+def test_values_that_mean_nothing_are_wrong_usage(option: str, value: str, tmp_path: Path) -> None:
+    result = run(tmp_path / "not looked at.h5", tmp_path / "a.onnx", option, value)
+    assert result.exit_code == 2
+    assert option in result.stderr
+
+
+def test_a_name_that_is_no_utf8_is_shown_all_the_same(keras3_file: Path, tmp_path: Path) -> None:
+    source = tmp_path / os.fsdecode(b"mod\xe8le.keras")
+    source.write_bytes(keras3_file.read_bytes())
+    result = run(source, tmp_path / "a.onnx", "--views", "none")
+    assert result.exit_code == 0, result.stderr
+    assert "mod\\udce8le.keras" in result.stdout
 
 
 def test_nothing_but_our_own_lines_reaches_the_terminal(keras2_h5: Path, tmp_path: Path) -> None:
