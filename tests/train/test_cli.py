@@ -15,9 +15,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from histo_runtime.card import ModelCard
+from histo_runtime.errors import OutputError
 from histo_runtime.keras_card import read_keras_card
 from histo_runtime.views import POLICIES
 from histo_train.cli import train
+from tests.conftest import files_end_at
 from tests.train.conftest import write_folders
 
 SETTINGS = ["--weights", "random", "--epochs", "1", "--batch-size", "6", "--crop", "48", "--validation", "0.4"]
@@ -133,6 +135,23 @@ class TestRun:
         assert "going on after" in result.stderr
         assert "epoch 1/1" not in result.stderr
         assert path.read_bytes() != before
+
+    @pytest.mark.parametrize("name", ["model.h5", "model.keras"])
+    def test_a_disk_that_is_full_when_the_model_is_written_is_an_error_and_no_crash(
+        self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from histo_train import model, run
+
+        with_a_small_network(monkeypatch)
+        weights = model.folded_weights(model.build_network(batch_normalisation=False))
+        card = ModelCard(name="small", size=96)
+        # HDF5 crashed where the file ended soon after its beginning, and said what is no reason where it ended later.
+        for size in (100, 20_000):
+            with files_end_at(size), pytest.raises(OutputError, match=rf"{name}: can't be written \(File too large\)"):
+                run.write_model(tmp_path / name, weights, card)
+        assert list(tmp_path.iterdir()) == []
+        run.write_model(tmp_path / name, weights, card)
+        assert read_keras_card(tmp_path / name) == card
 
     def test_an_interrupted_run_names_the_line_that_goes_on_with_it_and_nothing_else_touches_it(
         self, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
