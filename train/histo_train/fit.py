@@ -220,6 +220,11 @@ class Training:
         self._compile_for(stage.crop)
         with self._average.swapped_in():
             logits = predict_logits(self._network, self._valid, recipe.batch_size, stage.crop, interrupts)
+            if not np.isfinite(logits).all():  # the last step's doing: its loss was computed before it
+                raise HistoError(
+                    f"the network answers with what is no number after epoch {at.epoch}:"
+                    " start again with --overwrite and a smaller --learning-rate"
+                )
             loss, auc, accuracy = _validate(self._valid.labels[self._valid.rows], logits)
             at.epochs.append(
                 Epoch(
