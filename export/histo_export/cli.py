@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from histo_runtime.command import HistoCommand
+from histo_runtime.command import FiniteRange, HistoCommand, printable
 from histo_runtime.completion import words_or_files
 from histo_runtime.quiet import native_stderr_held
 
@@ -24,6 +24,15 @@ _SECTIONS = {
     "About the model": ("--scaling", "--activation", "--classes", "--threshold", "--microns-per-pixel"),
     "Output": ("--triton", "--overwrite", "--json"),
 }
+
+
+def _class_names(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    names = tuple(name.strip() for name in value.split(","))
+    if not all(name and name.isprintable() for name in names) or len(set(names)) < len(names):
+        raise click.BadParameter(f"{printable(value)} should be different names with commas between them")
+    return names
 
 
 @click.command("histo-export", cls=HistoCommand, sections=_SECTIONS)
@@ -90,15 +99,20 @@ _SECTIONS = {
     type=click.Choice(["sigmoid", "softmax"]),
     help="What the outputs mean when the last activation is linear.",
 )
-@click.option("--classes", metavar="A,B", help="Class names in order; of two, the second is the positive one.")
+@click.option(
+    "--classes",
+    callback=_class_names,
+    metavar="A,B",
+    help="Class names in order; of two, the second is the positive one.",
+)
 @click.option(
     "--threshold",
-    type=click.FloatRange(0, 1),
+    type=FiniteRange(0, 1),
     help="Positive from this probability on.  [default: card, 0.5]",
 )
 @click.option(
     "--microns-per-pixel",
-    type=click.FloatRange(0, min_open=True),
+    type=FiniteRange(0, min_open=True),
     help="Resolution of the patches, for whole slides (PatchCamelyon: 0.97).  [default: card, unknown]",
 )
 @click.option(
@@ -129,7 +143,7 @@ def export(
     labels: str | None,
     scaling: str | None,
     activation: str | None,
-    classes: str | None,
+    classes: tuple[str, ...] | None,
     threshold: float | None,
     microns_per_pixel: float | None,
     optimize: str,
@@ -159,7 +173,7 @@ def export(
         merge=merge,
         scaling=scaling,
         activation=activation,
-        classes=None if classes is None else tuple(name.strip() for name in classes.split(",")),
+        classes=classes,
         threshold=threshold,
         microns_per_pixel=microns_per_pixel,
         verify=verify,
@@ -176,7 +190,7 @@ def export(
         click.echo(json.dumps(facts))
         return
     for name, value in facts.items():
-        click.echo(f"{name.replace('_', ' '):<20}{_in_words(value)}")
+        click.echo(f"{name.replace('_', ' '):<20}{printable(_in_words(value))}")
 
 
 def _facts(exported: Exported) -> dict[str, Any]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import Any
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
 
-from histo_export.network import PROBABILITY_FLOOR, Network
+from histo_export.network import PROBABILITY_FLOOR, Network, only_output
 from histo_export.tensorflow import give_memory_back, import_tensorflow, import_tf2onnx
 from histo_runtime.errors import ModelFileError, reason_of
 
@@ -31,19 +35,44 @@ def to_core(network: Network) -> onnx.ModelProto:
     signature = [tf.TensorSpec((None, network.size, network.size, 3), tf.float32, name=CORE_INPUT)]
 
     def forward(scaled: Any) -> dict[str, Any]:
-        values = network.model(scaled, training=False)
+        values = only_output(network.model(scaled, training=False))
         return {CORE_OUTPUT: _log_odds(tf, network, values) if network.gives_probability else values}
 
-    function = tf.function(forward)
+    _rename_for_tensorflow(network.model)
+    function = tf.function(forward, autograph=False)
     try:
         core: onnx.ModelProto
         core, _ = import_tf2onnx().convert.from_function(function, input_signature=signature, opset=OPSET)
+        _fix_constants(core, _captured(function.get_concrete_function(*signature)))
     except Exception as error:  # tf2onnx raises whatever its handlers raise
         raise ModelFileError(f"the model can't be converted to ONNX ({reason_of(error)[:300]})") from error
     core.ir_version = IR_VERSION
     _check_core(core)
     give_memory_back()
     return core
+
+
+def _rename_for_tensorflow(model: Any) -> None:
+    """Rename layers, in place: Keras 3 takes any text for a name, TensorFlow's graphs take ASCII without spaces."""
+    for layer in model._flatten_layers():
+        if not re.fullmatch(r"[A-Za-z0-9.][\w.\\/>-]*", layer.name, re.ASCII):
+            layer.name = f"layer.{re.sub(r'[^A-Za-z0-9]', '_', layer.name)}"
+
+
+def _captured(concrete: Any) -> dict[str, NDArray[Any]]:
+    """Constants that layers hold as tensors, as the mean of a `Normalization`, by their names in the graph."""
+    return {
+        placeholder.name: np.asarray(value)
+        for value, placeholder in concrete.graph.captures
+        if placeholder.dtype.name != "resource"  # a variable
+    }
+
+
+def _fix_constants(core: onnx.ModelProto, constants: dict[str, NDArray[Any]]) -> None:
+    """Give such constants, which tf2onnx takes for inputs, their values."""
+    for item in [item for item in core.graph.input if item.name in constants]:
+        core.graph.input.remove(item)
+        core.graph.initializer.append(numpy_helper.from_array(constants[item.name], item.name))
 
 
 def _log_odds(tf: Any, network: Network, probability: Any) -> Any:

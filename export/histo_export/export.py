@@ -95,7 +95,6 @@ def export_model(source: Path, target: Path, options: ExportOptions, *, overwrit
         reason = f"{options.precision} misses its gate: {error}: export it in fp32, or see docs/precision.md"
         raise _rejected(target, reason, error.figures) from error
     card = lowered.card
-    checksum_path(target).unlink(missing_ok=True)  # never one that belongs to another file
     _write(target, lowered.model, card, reference, golden=own if own >= GOLDEN_PATCHES else None)
     sha256 = sha256_of(target)
     write_checksum(target, sha256)
@@ -214,3 +213,4 @@ def _write(target: Path, model: onnx.ModelProto, card: ModelCard, reference: Ref
         difference = replay_golden(PatchClassifier(temporary, device="cpu"))
         if difference is None or difference > _GOLDEN_TOLERANCE:
             raise ModelFileError(f"{target}: not written: the file on disk does not answer as it did in memory")
+        checksum_path(target).unlink(missing_ok=True)  # of the file that is replaced now

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from histo_export import vgg19
+from histo_export.float32 import in_float32
 from histo_export.safety import refuse_code, refuse_foreign_storage, refuse_hostile_archive
 from histo_export.tensorflow import import_keras
 from histo_runtime.card import ModelCard
 from histo_runtime.checksum import sha256_of
-from histo_runtime.errors import ModelFileError, ModelNotFoundError, missing_extra, reason_of
-from histo_runtime.keras_card import read_keras_card
+from histo_runtime.command import say
+from histo_runtime.errors import HistoError, ModelFileError, ModelNotFoundError, missing_extra, reason_of
+from histo_runtime.keras_card import UNREADABLE, read_keras_card
 
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _LARGEST_JSON = 64_000_000  # bytes; the deepest keras.applications model has under one million
@@ -47,7 +49,7 @@ class KerasFile:
     @property
     def rescales(self) -> bool:
         """Whether the model itself scales its input, by a `Rescaling` or `Normalization` layer."""
-        names = {item.get("class_name") for item in _mappings(self.config)}
+        names = {str(item.get("class_name")) for item in _mappings(self.config)}
         return bool(names & {"Rescaling", "Normalization"})
 
 
@@ -58,28 +60,40 @@ def inspect(path: Path) -> KerasFile:
         ModelNotFoundError: there is no such file.
         ModelFileError: truncated, not a Keras model, or dangerous (see `histo_export.safety`).
     """
+    if path.is_dir():
+        raise ModelFileError(f"{path}: is a folder: name a file, of a SavedModel that of model.save('model.keras')")
     if not path.is_file():
         raise ModelNotFoundError(f"{path}: no such Keras file")
-    with path.open("rb") as file:
-        is_hdf5 = file.read(len(_HDF5_SIGNATURE)) == _HDF5_SIGNATURE
-    # The loaders tell by the name, so a name that says otherwise would end in a riddle.
-    if is_hdf5 and path.suffix.lower() == ".keras":
-        raise ModelFileError(f"{path}: is HDF5: rename it to {path.stem}.h5")
+    with path.open("rb") as opened:
+        is_hdf5 = opened.read(len(_HDF5_SIGNATURE)) == _HDF5_SIGNATURE
     if is_hdf5:
         version, config = _read_h5(path)
-    elif path.suffix.lower() != ".keras" and zipfile.is_zipfile(path):
-        raise ModelFileError(f"{path}: is a .keras archive: rename it to {path.stem}.keras")
     elif zipfile.is_zipfile(path):
         version, config = _read_zip(path)
     else:
         raise ModelFileError(f"{path}: is neither HDF5 nor a .keras archive (truncated, or another format)")
     if config is not None:
         refuse_code(path, config)
-    return KerasFile(path, sha256_of(path), version, config, read_keras_card(path))
+    file = KerasFile(path, sha256_of(path), version, config, read_keras_card(path))
+    _check_name(file, is_hdf5=is_hdf5)
+    return file
+
+
+def _check_name(file: KerasFile, *, is_hdf5: bool) -> None:
+    """The loaders tell by the name, capitals and all: one that says otherwise would end in a riddle."""
+    path = file.path
+    if not is_hdf5:
+        if path.suffix != ".keras":
+            raise ModelFileError(f"{path}: is a .keras archive: rename it to {path.stem}.keras")
+    elif file.config is None and file.generation == 3:
+        if not path.name.endswith(".weights.h5"):
+            raise ModelFileError(f"{path}: holds weights only: rename it to {path.stem}.weights.h5")
+    elif path.suffix.lower() == ".keras" or (file.generation == 3 and path.suffix not in (".h5", ".hdf5")):
+        raise ModelFileError(f"{path}: is HDF5: rename it to {path.stem}.h5")
 
 
 def load(file: KerasFile) -> Any:
-    """Load an inspected file for inference, by tf_keras or keras, whichever wrote it.
+    """Load an inspected file for inference in float32, by tf_keras or keras, whichever wrote it.
 
     Raises:
         ModelFileError: the loader can't make a model of it.
@@ -88,11 +102,14 @@ def load(file: KerasFile) -> Any:
     if file.config is None:
         return vgg19.load_weights(keras, file.path)
     try:
-        return keras.models.load_model(str(file.path), compile=False)
+        model, computed_in = in_float32(keras.models.load_model(str(file.path), compile=False))
     except Exception as error:  # the loaders raise whatever their layers raise
         raise ModelFileError(
             f"{file.path}: Keras {file.keras_version} can't load it ({reason_of(error)[:300]})"
         ) from error
+    if computed_in:
+        say(f"{file.path}: computes in {', '.join(computed_in)}: it is exported in float32, with the same weights")
+    return model
 
 
 def _read_h5(path: Path) -> tuple[str, Mapping[str, Any] | None]:
@@ -116,7 +133,9 @@ def _open_h5(path: Path, source: Path | io.BytesIO) -> Iterator[Any]:
         with h5py.File(source, "r") as file:
             refuse_foreign_storage(path, file)
             yield file
-    except (OSError, RuntimeError, KeyError) as error:  # what h5py raises on damaged files
+    except HistoError:
+        raise
+    except UNREADABLE as error:
         raise ModelFileError(
             f"{path}: is truncated or damaged HDF5 ({reason_of(error)[:200]}): copy it again"
         ) from error
@@ -130,9 +149,11 @@ def _read_zip(path: Path) -> tuple[str, Mapping[str, Any]]:
             if "model.weights.h5" in archive.namelist():
                 with _open_h5(path, io.BytesIO(archive.read("model.weights.h5"))):
                     pass
+    except HistoError:
+        raise
     except KeyError as error:
         raise ModelFileError(f"{path}: is a zip archive but no Keras model ({error.args[0]})") from error
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError) as error:
+    except UNREADABLE as error:
         raise ModelFileError(f"{path}: is a damaged .keras archive ({error}): copy it again") from error
     return str(metadata.get("keras_version", "3")), config
 

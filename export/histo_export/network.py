@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from histo_runtime.errors import InputError, ModelFileError, UsageError
+from histo_runtime.errors import InputError, ModelFileError, UsageError, reason_of
+from histo_runtime.views import activate
 
 _KERAS_BATCH = 32
 # Probabilities are kept this far from 0 and 1 before their log-odds are taken: float32 has steps of 6e-8 below 1.
@@ -56,7 +57,7 @@ def as_network(model: Any, samples: NDArray[np.float32], activation: str | None 
     """Find input size and head of a Keras model.
 
     The head is judged by the shape and the range of its output. A last sigmoid or softmax is taken off, in place:
-    only the logits are of use from here on.
+    only the logits are of use from here on. It stays where its layer works elsewhere in the model too.
 
     Args:
         model: a Keras 2 or Keras 3 model.
@@ -64,7 +65,7 @@ def as_network(model: Any, samples: NDArray[np.float32], activation: str | None 
         activation: what the outputs mean when they are no probabilities: "sigmoid" or "softmax".
 
     Raises:
-        ModelFileError: the output is neither logits nor probabilities of classes.
+        ModelFileError: the output is neither logits nor probabilities of classes, or Keras can't compute it.
         InputError: outputs outside 0 to 1 without `activation`, or an `activation` that contradicts the head.
     """
     size, outputs = input_size(model), _output_units(model)
@@ -73,13 +74,17 @@ def as_network(model: Any, samples: NDArray[np.float32], activation: str | None 
         raise UsageError(f"a model with {_units(outputs)} has a {expected}, not a {activation}: leave --activation out")
     head = _last_layer(model)
     own = getattr(getattr(head, "activation", None), "__name__", None)
+    values = _run(model, samples)
+    if not np.isfinite(values).all():
+        raise ModelFileError(
+            "the model answers with what is no number: weights that are NaN or infinite (a training that diverged?),"
+            " or the wrong --scaling"
+        )
     if own == "linear" and activation is not None:
         return Network(model, size, outputs, expected)
-    values = _run(model, samples)
     if not _are_probabilities(values):
         raise _no_probabilities(values, head, own)
-    if own == expected:
-        head.activation = _linear
+    if own == expected and _taken_off(model, head, expected, samples, values):
         return Network(model, size, outputs, expected)
     if np.ptp(values) == 0:
         raise ModelFileError(
@@ -120,6 +125,22 @@ def _no_probabilities(values: NDArray[np.float32], head: Any, own: str | None) -
     )
 
 
+def _taken_off(
+    model: Any, head: Any, activation: str, samples: NDArray[np.float32], values: NDArray[np.float32]
+) -> bool:
+    """Take the last activation off, unless what is left are not the logits of `values`.
+
+    They are not where the same layer works elsewhere in the model too (one sigmoid shared by gates and head), or where
+    the layer that was found is not the last one.
+    """
+    own, head.activation = head.activation, _linear
+    logits = _run(model, samples)
+    if np.abs(activate(logits, activation) - values).max() <= _RANGE_SLACK:
+        return True
+    head.activation = own
+    return False
+
+
 def _are_probabilities(values: NDArray[np.float32]) -> bool:
     """One unit within 0 to 1, or several that also sum to 1."""
     if not (values.min() >= -_RANGE_SLACK and values.max() <= 1 + _RANGE_SLACK):  # also false for NaN
@@ -128,11 +149,19 @@ def _are_probabilities(values: NDArray[np.float32]) -> bool:
 
 
 def _run(model: Any, scaled: NDArray[np.float32]) -> NDArray[np.float32]:
-    parts = [
-        np.asarray(model(scaled[i : i + _KERAS_BATCH], training=False), dtype=np.float32)
-        for i in range(0, len(scaled), _KERAS_BATCH)
-    ]
+    try:
+        parts = [
+            np.asarray(only_output(model(scaled[i : i + _KERAS_BATCH], training=False)), dtype=np.float32)
+            for i in range(0, len(scaled), _KERAS_BATCH)
+        ]
+    except Exception as error:  # Keras raises whatever its layers raise
+        raise ModelFileError(f"the model can't be run by Keras ({reason_of(error)[:300]})") from error
     return np.concatenate(parts)
+
+
+def only_output(values: Any) -> Any:
+    """Unwrap what a model with one output returns: a tensor, or a tensor under a name."""
+    return next(iter(values.values())) if isinstance(values, dict) else values
 
 
 def _linear(x: Any) -> Any:

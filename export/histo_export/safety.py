@@ -2,7 +2,8 @@
 
 Loading a Keras model can run code of the file's author: `Lambda` layers in legacy HDF5 whatever `safe_mode` says
 (CVE-2025-9905), functions and modules named in a `.keras` configuration (CVE-2025-1550), layers that load other files
-(`TFSMLayer`, `TorchModuleWrapper`, lookup layers with a vocabulary path), HDF5 links that read other files as weights.
+(`TFSMLayer`, `TorchModuleWrapper`, lookup layers with a vocabulary path), HDF5 links that read other files as weights,
+weights in a `.npz`, which older versions of both Kerases unpickle.
 So the configuration is read as JSON and held against a list of what image classifiers are made of.
 """
 
@@ -62,7 +63,7 @@ _RATIO_FROM = 64_000_000  # bytes: below, unpacking does no harm
 def refuse_code(path: Path, config: Mapping[str, Any]) -> None:
     """Refuse a model configuration that names code, or classes that image classifiers do not need.
 
-    The top-level `compile_config` (losses, metrics) is not read: it is not loaded either.
+    The top-level `compile_config` (losses, metrics) is not read: it is not loaded either. Those of models within are.
 
     Raises:
         ModelFileError: names the file, the layer and its class.
@@ -70,13 +71,18 @@ def refuse_code(path: Path, config: Mapping[str, Any]) -> None:
     for layer, item in _objects({key: value for key, value in config.items() if key != "compile_config"}):
         class_name, module = str(item["class_name"]), item.get("module")
         inner = item.get("config")
+        if item.get("compile_config"):
+            raise ModelFileError(
+                f"{path}: layer {layer!r} is a model that was compiled for itself, and its losses and metrics would be"
+                " loaded with it: save the whole model as .h5, which leaves them out"
+            )
         if class_name in _CODE:
             raise ModelFileError(
                 f"{path}: layer {layer!r} is a Lambda, which is code that would run here:"
                 " replace it by a layer of Keras and save again"
             )
         if class_name in _FROM_TF:
-            function = inner.get("function", "") if isinstance(inner, Mapping) else ""
+            function = str(inner.get("function", "")) if isinstance(inner, Mapping) else ""
             if function not in _TF_FUNCTIONS:
                 raise ModelFileError(
                     f"{path}: layer {layer!r} calls the TensorFlow function {function!r}, which is not one of the"
@@ -119,12 +125,18 @@ def refuse_foreign_storage(path: Path, file: Any) -> None:
 
 
 def refuse_hostile_archive(path: Path, archive: zipfile.ZipFile) -> None:
-    """Refuse a `.keras` archive that would unpack outside its folder or without end.
+    """Refuse a `.keras` archive that would unpack outside its folder or without end, or that holds a pickle.
 
     Raises:
-        ModelFileError: a member's path is absolute or climbs, or the members unpack to too much.
+        ModelFileError: a member's path is absolute or climbs, the members unpack to too much, or the weights are
+            an `.npz`.
     """
     for name in archive.namelist():
+        if name.lower().endswith(".npz"):
+            raise ModelFileError(
+                f"{path}: its weights are a pickle ({name}), which is code that would run here: save it again by"
+                " model.save(...)"
+            )
         if "\\" in name or ":" in name or name.startswith("/") or ".." in PurePosixPath(name).parts:
             raise ModelFileError(f"{path}: its member {name[:80]!r} would be unpacked outside the archive")
     unpacked = sum(item.file_size for item in archive.infolist())

@@ -6,13 +6,14 @@ import ctypes
 import gc
 import logging
 import os
+import warnings
 from typing import Any
 
 from histo_runtime.errors import missing_extra
 
 
 def prepare() -> None:
-    """Set what has to stand before TensorFlow and Keras are imported: quiet logs, TensorFlow as backend.
+    """Set what has to stand before TensorFlow and Keras are imported: no chatter, TensorFlow as backend.
 
     Exporting traces a TensorFlow function, so `KERAS_BACKEND` of the user's shell does not count here.
     """
@@ -23,6 +24,7 @@ def prepare() -> None:
     os.environ.setdefault("TF2ONNX_CATCH_ERRORS", "FALSE")
     for name in ("tensorflow", "tf2onnx", "absl", "tf_keras"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"(tf_)?keras\.")
 
 
 def import_tensorflow() -> Any:
@@ -46,6 +48,9 @@ def import_keras(generation: int) -> Any:
     except ImportError as error:
         package = "tf_keras" if generation == 2 else "keras"
         raise missing_extra(package, "cpu,export", f"a model saved by Keras {generation}") from error
+    # ~/.keras/keras.json may say otherwise, for other work.
+    keras.backend.set_image_data_format("channels_last")
+    keras.backend.set_floatx("float32")
     return keras
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from histo_runtime.errors import ModelFileError, OutputError
+from histo_runtime.errors import ModelFileError
+from histo_runtime.files import written_aside
 
 
 def sha256_of(path: Path) -> str:
@@ -25,11 +26,8 @@ def write_checksum(model: Path, sha256: str) -> None:
     Raises:
         OutputError: it can't be written.
     """
-    path = checksum_path(model)
-    try:
-        path.write_text(f"{sha256}  {model.name}\n", encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{path}: can't be written ({error.strerror})") from error
+    with written_aside(checksum_path(model)) as temporary:
+        temporary.write_text(f"{sha256}  {model.name}\n", encoding="utf-8")
 
 
 def check_checksum(model: Path, sha256: str) -> bool:

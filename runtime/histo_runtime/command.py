@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -79,6 +80,17 @@ class HistoCommand(click.Command):
         _say(click.style(f"{self.name}:", fg="red") + printable(f" {' '.join(message.split())}"))
         _settle_stdout()
         sys.exit(code)
+
+
+class FiniteRange(click.FloatRange):
+    """A range of numbers without NaN, which click takes for one of every range, and without infinity."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Turn what was typed into a number of the range."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not in the range {self._describe_range()}.", param, ctx)
+        return number
 
 
 def say(message: str) -> None:

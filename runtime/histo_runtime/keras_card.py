@@ -5,16 +5,29 @@ Training writes it there and export picks it up; golden patches belong to the ON
 
 from __future__ import annotations
 
+import lzma
 import zipfile
 import zlib
 from pathlib import Path
 from typing import Any
 
 from histo_runtime.card import ModelCard
-from histo_runtime.errors import CardError, ModelFileError, missing_extra
+from histo_runtime.errors import CardError, HistoError, ModelFileError, missing_extra
 
 ATTRIBUTE = "histo_card"
 MEMBER = "histo_card.json"
+# What zipfile, h5py and numpy raise on damaged files. Errors of our own are among these: let them through first.
+UNREADABLE = (
+    OSError,
+    EOFError,
+    KeyError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+)
 _LARGEST_CARD = 16_000_000  # bytes; a card without golden patches has some kB
 
 
@@ -56,7 +69,9 @@ def _read_text(path: Path) -> str | None:
                 return archive.read(MEMBER).decode("utf-8")
         with _h5py().File(path, "r") as file:
             value = file.attrs.get(ATTRIBUTE)
-    except (OSError, zipfile.BadZipFile, zlib.error, UnicodeDecodeError, RuntimeError, NotImplementedError) as error:
+    except HistoError:
+        raise
+    except UNREADABLE as error:
         raise ModelFileError(f"{path}: can't be read as a Keras file ({error})") from error
     if value is None or isinstance(value, str):
         return value

@@ -23,7 +23,7 @@ def locked(output: Path) -> Iterator[None]:
     Raises:
         OutputError: another run holds it, or it can't be written.
     """
-    path = output.with_name(f"{output.name}.lock")
+    path = _lock_path(output)
     for _ in range(2):
         try:
             descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
@@ -41,6 +41,20 @@ def locked(output: Path) -> Iterator[None]:
     finally:
         with suppress(OSError):
             path.unlink()
+
+
+def check_unlocked(output: Path) -> None:
+    """Refuse an output that another run is writing, before any work is done for it; `locked` has the last word.
+
+    Raises:
+        OutputError: another run holds its lock.
+    """
+    if _lock_path(output).exists():
+        _remove_stale(_lock_path(output), output)
+
+
+def _lock_path(output: Path) -> Path:
+    return output.with_name(f"{output.name}.lock")
 
 
 def _remove_stale(path: Path, output: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -139,6 +140,18 @@ def test_a_model_that_misses_the_gate_is_not_written(
     assert [path.name for path in tmp_path.iterdir()] == ["wrong.onnx.rejected.json"]
 
 
+def test_an_overwrite_that_fails_leaves_the_model_and_its_checksum(
+    keras2_h5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "old.onnx"
+    before = {target: b"old", tmp_path / "old.onnx.sha256": b"its checksum"}
+    for path, content in before.items():
+        path.write_bytes(content)
+    monkeypatch.setattr("histo_export.export.replay_golden", lambda _: 1.0)
+    assert run(keras2_h5, target, "--overwrite", "--views", "none").exit_code == 1
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_an_existing_file_is_refused_untouched_unless_overwritten(keras2_h5: Path, tmp_path: Path) -> None:
     target = tmp_path / "old.onnx"
     target.write_bytes(b"old")
@@ -168,6 +181,31 @@ def test_bad_input_is_one_line_and_leaves_nothing_behind(keras2_h5: Path, tmp_pa
         assert result.exit_code == (2 if text in usage else 1), result.output
         assert_one_line(result, text)
         assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--threshold", "nan"),
+        ("--microns-per-pixel", "inf"),
+        ("--microns-per-pixel", "nan"),
+        ("--classes", "tumour,tumour"),
+        ("--classes", "normal,"),
+        ("--classes", "normal,tu\nmour"),
+    ],
+)
+def test_values_that_mean_nothing_are_wrong_usage(option: str, value: str, tmp_path: Path) -> None:
+    result = run(tmp_path / "not looked at.h5", tmp_path / "a.onnx", option, value)
+    assert result.exit_code == 2
+    assert option in result.stderr
+
+
+def test_a_name_that_is_no_utf8_is_shown_all_the_same(keras3_file: Path, tmp_path: Path) -> None:
+    source = tmp_path / os.fsdecode(b"mod\xe8le.keras")
+    source.write_bytes(keras3_file.read_bytes())
+    result = run(source, tmp_path / "a.onnx", "--views", "none")
+    assert result.exit_code == 0, result.stderr
+    assert "mod\\udce8le.keras" in result.stdout
 
 
 def test_nothing_but_our_own_lines_reaches_the_terminal(keras2_h5: Path, tmp_path: Path) -> None:
@@ -200,6 +238,34 @@ def test_a_model_that_rescales_itself_is_given_raw_pixels(keras3: Any, tmp_path:
     assert classifier.card.scaling == "raw"
     expected = np.asarray(model(patches.astype(np.float32)))[:, 0]
     np.testing.assert_allclose(classifier.predict(patches).probability, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("generation", [2, 3])
+def test_constants_that_a_layer_holds_are_in_the_file(
+    generation: int, keras2: Any, keras3: Any, tmp_path: Path, patches: np.ndarray
+) -> None:
+    keras = keras2 if generation == 2 else keras3
+    image = keras.Input((SIZE, SIZE, 3))
+    normal = keras.layers.Normalization(mean=[120.0, 90.0, 130.0], variance=[900.0, 800.0, 700.0])
+    model = keras.Model(image, build_tiny(keras)(normal(image)))
+    source = tmp_path / ("normal.h5" if generation == 2 else "normal.keras")
+    model.save(str(source))
+    result = run(source, tmp_path / "a.onnx", "--views", "none")
+    assert result.exit_code == 0, result.stderr
+    expected = np.asarray(model(patches.astype(np.float32)))[:, 0]
+    np.testing.assert_allclose(PatchClassifier(tmp_path / "a.onnx").predict(patches).probability, expected, atol=1e-5)
+
+
+def test_names_of_layers_may_be_any_text(keras3: Any, tmp_path: Path, patches: np.ndarray) -> None:
+    image = keras3.Input((SIZE, SIZE, 3), name="une image")
+    maps = keras3.layers.Conv2D(4, 3, name="1\u00e8re couche (\u540d)")(image)
+    pooled = keras3.layers.GlobalAveragePooling2D()(maps)
+    model = keras3.Model(image, keras3.layers.Dense(1, "sigmoid", name="p(tumeur)")(pooled), name="mon mod\u00e8le")
+    model.save(str(tmp_path / "named.keras"))
+    result = run(tmp_path / "named.keras", tmp_path / "a.onnx", "--views", "none")
+    assert result.exit_code == 0, result.stderr
+    expected = np.asarray(model(patches / np.float32(255)))[:, 0]
+    np.testing.assert_allclose(PatchClassifier(tmp_path / "a.onnx").predict(patches).probability, expected, atol=1e-5)
 
 
 def test_a_sigmoid_before_the_pooling_exports_and_is_compared_by_probability(

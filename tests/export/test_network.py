@@ -69,6 +69,52 @@ def test_a_sigmoid_before_the_pooling_gives_log_odds_of_its_probability(keras: A
     np.testing.assert_allclose(network.logits(scaled), logit(probability), rtol=1e-4)
 
 
+def test_a_sigmoid_that_also_works_elsewhere_in_the_model_stays_there(keras: Any, scaled: np.ndarray) -> None:
+    shared = keras.layers.Activation("sigmoid")
+    image = keras.Input((SIZE, SIZE, 3))
+    gate = keras.layers.GlobalAveragePooling2D()(shared(keras.layers.Conv2D(6, 3)(image)))
+    model = keras.Model(image, shared(keras.layers.Dense(1)(gate)))
+    probability = np.asarray(model(scaled))[:, 0].astype(float)
+    network = as_network(model, scaled)
+    np.testing.assert_allclose(network.logits(scaled), logit(probability), rtol=1e-4)
+    np.testing.assert_array_equal(np.asarray(model(scaled))[:, 0], probability.astype(np.float32))
+
+
+def test_of_a_nested_model_with_two_heads_the_one_that_is_used_counts(keras: Any, scaled: np.ndarray) -> None:
+    inner_image, image = keras.Input((SIZE, SIZE, 3)), keras.Input((SIZE, SIZE, 3))
+    features = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(6, 3)(inner_image))
+    spread = keras.initializers.RandomNormal(stddev=4.0)
+    heads = [keras.layers.Dense(1, "sigmoid", kernel_initializer=spread)(features) for _ in range(2)]
+    model = keras.Model(image, keras.Model(inner_image, heads)(image)[1])
+    probability = np.asarray(model(scaled))[:, 0].astype(float)
+    np.testing.assert_allclose(as_network(model, scaled).logits(scaled), logit(probability), rtol=1e-4)
+
+
+def test_an_output_with_a_name_counts_as_one_without(keras: Any, scaled: np.ndarray) -> None:
+    plain = build_tiny(keras)
+    probability = np.asarray(plain(scaled))[:, 0].astype(float)
+    named = keras.Model(plain.inputs, {"tumour": plain.outputs[0]})
+    np.testing.assert_allclose(as_network(named, scaled).logits(scaled), logit(probability), rtol=1e-4)
+
+
+@pytest.mark.parametrize("activation", [None, "sigmoid"])
+def test_weights_that_are_no_numbers_are_named_as_such(keras: Any, activation: str | None, scaled: np.ndarray) -> None:
+    model = build_tiny(keras, activation=activation)
+    model.set_weights([array * np.nan for array in model.get_weights()])
+    with pytest.raises(ModelFileError, match="weights that are NaN"):
+        as_network(model, scaled, "sigmoid")
+
+
+def test_a_model_that_keras_itself_cant_run_is_one_line(keras3: Any, scaled: np.ndarray) -> None:
+    image = keras3.Input((SIZE, SIZE, 3))
+    cut = keras3.layers.Reshape((SIZE, SIZE, 3))(keras3.layers.Flatten()(image))
+    model = keras3.Model(image, build_tiny(keras3)(cut))
+    model.layers[2].target_shape = (7, 7, 3)  # as of a file that was tampered with
+    with pytest.raises(ModelFileError, match="can't be run by Keras") as caught:
+        as_network(model, scaled)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("units", "activation", "reason"),
     [

@@ -44,6 +44,7 @@ DANGEROUS = {
     ),
     "a download": layer("Dense", activation={"class_name": "get_file", "module": "keras.utils", "config": {}}),
     "a function of tensorflow": layer("TFOpLambda", function="io.write_file"),
+    "a function that is no text": layer("TFOpLambda", function=["io.write_file"]),
     "a slicing that is none": layer("SlicingOpLambda", function="py_function"),
     "no name at all": {"class_name": ["Dense"], "config": {"name": "odd_one"}},
 }
@@ -79,6 +80,12 @@ def test_what_is_harmless_at_inference_passes(item: dict[str, Any]) -> None:
 
 def test_a_custom_loss_does_not_matter_since_it_is_not_loaded() -> None:
     refuse_code(ANYWHERE, {**model_of(layer("Dense")), "compile_config": {"loss": layer("MyLoss", module="mine")}})
+
+
+def test_a_model_within_that_was_compiled_is_refused_with_the_way_round() -> None:
+    compiled = {**layer("Functional"), "compile_config": {"optimizer": layer("Adam", module="keras.optimizers")}}
+    with pytest.raises(ModelFileError, match=r"'odd_one' is a model that was compiled.*as \.h5"):
+        refuse_code(ANYWHERE, model_of(compiled))
 
 
 @pytest.mark.parametrize("name", ["VGG19", "MobileNetV3Small", "EfficientNetV2B0"])
@@ -153,6 +160,11 @@ def test_a_zip_bomb_is_refused_without_unpacking(tmp_path: Path) -> None:
     assert bomb.stat().st_size < 1_000_000
     with pytest.raises(ModelFileError, match="zip bomb"):
         inspect(bomb)
+
+
+def test_weights_that_older_kerases_unpickle_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match=r"a pickle \(model.weights.npz\).*code"):
+        inspect(archive(tmp_path / "pickle.keras", **PROPER, **{"model.weights.npz": b"anything"}))
 
 
 def test_weights_in_an_archive_are_looked_into_too(keras3_file: Path, tmp_path: Path) -> None:

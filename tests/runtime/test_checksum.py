@@ -11,8 +11,8 @@ from click.testing import CliRunner
 
 from histo_runtime.checksum import check_checksum, checksum_path, sha256_of, write_checksum
 from histo_runtime.cli import doctor, infer
-from histo_runtime.errors import ModelFileError
-from tests.conftest import DATA, names_in
+from histo_runtime.errors import ModelFileError, OutputError
+from tests.conftest import DATA, files_end_at, names_in
 
 
 @pytest.fixture
@@ -41,6 +41,14 @@ def test_a_model_as_it_was_exported_passes_and_one_without_a_checksum_is_not_che
     assert check_checksum(model, sha256_of(model))
     checksum_path(model).unlink()
     assert not check_checksum(model, sha256_of(model))
+
+
+def test_a_checksum_that_the_disk_does_not_take_leaves_the_one_before(model: Path) -> None:
+    before = checksum_path(model).read_bytes()
+    with files_end_at(10), pytest.raises(OutputError, match=r"a model\.onnx\.sha256: can't be written"):
+        write_checksum(model, "0" * 64)
+    assert checksum_path(model).read_bytes() == before
+    assert names_in(model.parent) == ["a model.onnx", "a model.onnx.sha256"]
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"0" * 64 + b"  a model.onnx\n"])

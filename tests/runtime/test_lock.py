@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from histo_runtime.errors import OutputError
-from histo_runtime.lock import is_alive, locked
+from histo_runtime.lock import check_unlocked, is_alive, locked
 
 
 @pytest.fixture
@@ -35,6 +35,15 @@ def test_the_second_writer_is_refused_with_the_first_ones_name(tmp_path: Path) -
     with locked(output):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_is_told_before_any_work_and_one_of_the_dead_is_none(tmp_path: Path, dead_pid: int) -> None:
+    output = tmp_path / "a.csv"
+    check_unlocked(output)
+    with locked(output), pytest.raises(OutputError, match=f"process {os.getpid()} on .*a.csv.lock"):
+        check_unlocked(output)
+    write_lock(output, socket.gethostname(), dead_pid)
+    check_unlocked(output)
 
 
 def test_an_error_releases_it(tmp_path: Path) -> None:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,24 +10,12 @@ import pytest
 from histo_runtime.errors import InputError, OutputError
 from histo_train.checkpoint import State, read_state, remove_leavings, write_state
 from histo_train.run_folder import CheckpointKeeper, RunFolder
+from tests.conftest import files_end_at
 
 
 def a_state(number: int) -> State:
     arrays = {"network": [np.full((3, 2), number, np.float32), np.array([7], np.uint32)], "average": []}
     return State(arrays, {"epoch": number, "loss": 0.1 + 0.2})
-
-
-@contextmanager
-def files_end_at(size: int) -> Iterator[None]:
-    """Let the system refuse to write beyond `size` bytes of a file, as a full disk does."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_a_state_is_read_back_to_the_last_digit(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 import signal
@@ -15,9 +16,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from histo_runtime.card import ModelCard
+from histo_runtime.errors import OutputError
 from histo_runtime.keras_card import read_keras_card
+from histo_runtime.lock import locked
 from histo_runtime.views import POLICIES
 from histo_train.cli import train
+from tests.conftest import files_end_at
 from tests.train.conftest import write_folders
 
 SETTINGS = ["--weights", "random", "--epochs", "1", "--batch-size", "6", "--crop", "48", "--validation", "0.4"]
@@ -134,6 +138,23 @@ class TestRun:
         assert "epoch 1/1" not in result.stderr
         assert path.read_bytes() != before
 
+    @pytest.mark.parametrize("name", ["model.h5", "model.keras"])
+    def test_a_disk_that_is_full_when_the_model_is_written_is_an_error_and_no_crash(
+        self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from histo_train import model, run
+
+        with_a_small_network(monkeypatch)
+        weights = model.folded_weights(model.build_network(batch_normalisation=False))
+        card = ModelCard(name="small", size=96)
+        # HDF5 crashed where the file ended soon after its beginning, and said what is no reason where it ended later.
+        for size in (100, 20_000):
+            with files_end_at(size), pytest.raises(OutputError, match=rf"{name}: can't be written \(File too large\)"):
+                run.write_model(tmp_path / name, weights, card)
+        assert list(tmp_path.iterdir()) == []
+        run.write_model(tmp_path / name, weights, card)
+        assert read_keras_card(tmp_path / name) == card
+
     def test_an_interrupted_run_names_the_line_that_goes_on_with_it_and_nothing_else_touches_it(
         self, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -205,10 +226,30 @@ class TestBadInput:
             ("model.h5", "--validation", 1.5),
             ("model.h5", "--threshold-rule", "best"),
             ("model.h5", "--threshold-rule", "sensitivity=1.5"),
+            ("model.H5",),  # Keras would refuse the name when the training is done
+            ("model.h5", "--learning-rate", "nan"),
+            ("model.h5", "--learning-rate", "inf"),
+            ("model.h5", "--seed", 2**32),
         ],
     )
     def test_wrong_usage_exits_2(self, folders: Path, arguments: tuple[object, ...]) -> None:
         assert command(folders, *arguments).exit_code == 2
+
+    @pytest.mark.parametrize("backend", ["nonsense", "numpy", "a.module", "TensorFlow"])
+    def test_a_backend_that_trains_nothing_is_wrong_usage(
+        self, folders: Path, tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("KERAS_BACKEND", backend)
+        assert_one_line(command(folders, tmp_path / "model.h5"), 2, f"KERAS_BACKEND={backend}", "tensorflow, jax")
+
+    def test_a_run_that_is_going_on_is_told_as_such(self, folders: Path, tmp_path: Path) -> None:
+        model = tmp_path / "model.h5"
+        model.with_suffix(".training").mkdir()
+        record = {"status": "unfinished", "model": "model.h5", "command": ["histo-train"], "settings": {}}
+        (model.with_suffix(".training") / "run.json").write_text(json.dumps(record))
+        with locked(model):
+            for options in ([], ["--resume"], ["--overwrite"]):
+                assert_one_line(command(folders, model, *options), 1, "another run", "is writing it")
 
     def test_missing_keras_names_the_extra(
         self, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -217,6 +258,18 @@ class TestBadInput:
         result = command(folders, tmp_path / "model.h5")
         assert result.exit_code == 1
         assert 'pip install "histo-edge[train]"' in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.tensorflow
+def test_what_keras_is_configured_to_for_other_work_does_not_count(tmp_path: Path) -> None:
+    (tmp_path / "keras.json").write_text('{"floatx": "float16", "image_data_format": "channels_first"}')
+    code = (
+        "from histo_train.cli import import_keras; import_keras(); import keras;"
+        "print(keras.config.floatx(), keras.config.image_data_format())"
+    )
+    environment = {**os.environ, "KERAS_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["float32", "channels_last"]
 
 
 def test_help_needs_neither_keras_nor_numpy() -> None:

@@ -103,6 +103,12 @@ def test_loss_that_is_no_number_stops_the_run_with_a_remedy() -> None:
         Training(network, TRAIN, VALID, RECIPE).run(lambda _: None, None, Interrupts())
 
 
+def test_weights_that_the_last_step_of_an_epoch_broke_stop_the_run_with_the_same_remedy() -> None:
+    recipe = replace(RECIPE, batch_size=32, learning_rate=1e30, crop=None, average=0.0)  # a step an epoch
+    with pytest.raises(HistoError, match="no number after epoch 1.*--learning-rate"):
+        Training(small_network(), TRAIN, VALID, recipe).run(lambda _: None, None, Interrupts())
+
+
 @pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_run_after_the_step_and_its_state_goes_on_to_the_same_end(
     asked: signal.Signals, whole: Run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -69,6 +70,11 @@ class TestFolders:
             shutil.copytree(folders / "1", folders / "2")
         with pytest.raises(InputError, match=message):
             find(folders)
+
+    def test_a_class_folder_whose_name_is_no_utf8_is_refused(self, folders: Path) -> None:
+        (folders / "1").rename(folders / os.fsdecode(b"tumeur prouv\xe9e"))
+        with pytest.raises(InputError, match="no UTF-8: rename it"):
+            find_split(folders)
 
     def test_folder_without_images_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "0").mkdir()

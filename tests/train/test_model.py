@@ -145,6 +145,29 @@ class TestWeightsFiles:
             with pytest.raises(ModelFileError, match=name):
                 read_weights(tmp_path / name)
 
+    def test_arrays_that_are_no_weights_are_refused(self, plain_weights: Any, tmp_path: Path) -> None:
+        kernel, bias = plain_weights["block1_conv1"]
+        contents = {
+            "nan.h5": (kernel * np.nan, bias, "block1_conv1 holds what is no number"),
+            "empty.h5": (h5py.Empty("f"), bias, "can't be read"),
+            "text.h5": (np.array([b"a", b"b"]), bias, "can't be read"),
+        }
+        for name, (first, second, reason) in contents.items():
+            with h5py.File(tmp_path / name, "w") as file:
+                file["block1_conv1/kernel:0"], file["block1_conv1/bias:0"] = first, second
+            with pytest.raises(ModelFileError, match=f"{name}.*{reason}"):
+                read_weights(tmp_path / name)
+
+    def test_an_archive_with_damaged_weights_is_refused(self, tmp_path: Path) -> None:
+        path = tmp_path / "packed.keras"
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("model.weights.h5", b"weights" * 1000)
+        damaged = bytearray(path.read_bytes())
+        damaged[50:70] = b"\xff" * 20
+        path.write_bytes(damaged)
+        with pytest.raises(ModelFileError, match=r"packed\.keras: can't be read"):
+            read_weights(path)
+
     def test_imagenet_weights_that_cannot_be_downloaded_name_the_remedies(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,32 @@ def test_a_folder_that_is_not_of_this_model_is_refused_and_kept(folder: RunFolde
         with pytest.raises(OutputError, match=r"run\.json"):
             folder.check(resume=False, overwrite=overwrite)
     assert (folder.path / "run.json").read_text() == text
+
+
+@pytest.mark.parametrize("make", ["folder", "file"])
+def test_what_is_not_of_a_run_is_never_dropped(folder: RunFolder, make: str) -> None:
+    if make == "folder":
+        folder.path.mkdir()
+        (folder.path / "notes.txt").write_text("of the user")
+    else:
+        folder.path.write_text("of the user")
+    for overwrite in (False, True):
+        with pytest.raises(OutputError, match=r"model\.training"):
+            folder.check(resume=False, overwrite=overwrite)
+
+
+def test_what_a_run_left_that_was_killed_at_its_start_is_dropped(folder: RunFolder) -> None:
+    folder.path.mkdir()
+    (folder.path / ".run.77.json").write_text("half")
+    assert folder.check(resume=False, overwrite=True) is None
+    folder.begin({"status": "unfinished", "model": "model.h5"})
+    assert [path.name for path in folder.path.iterdir()] == ["run.json"]
+
+
+def test_names_that_are_no_utf8_are_read_back_from_the_record(folder: RunFolder) -> None:
+    record = {"status": "unfinished", "model": "model.h5", "command": ["histo-train", os.fsdecode(b"donn\xe9es")]}
+    folder.begin(record)
+    assert folder.record() == record
 
 
 def test_a_new_run_drops_what_an_earlier_one_left(folder: RunFolder) -> None:

@@ -38,3 +38,15 @@ def test_commit_and_changes_of_a_working_copy(tmp_path: Path, monkeypatch: pytes
     assert second is not None
     assert first["changed"]
     assert first["diff_sha256"] != second["diff_sha256"]
+
+
+def test_a_changed_file_may_be_in_any_encoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    git("init")
+    (tmp_path / "notes.txt").write_bytes(b"caf\xe9\n")
+    git("add", "notes.txt")
+    git("commit", "-m", "first")
+    (tmp_path / "notes.txt").write_bytes(b"caf\xe9 cr\xe8me\n")
+    state = git_state()
+    assert state is not None
+    assert state["changed"]

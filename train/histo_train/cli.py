@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from histo_runtime.command import HistoCommand, say
+from histo_runtime.command import FiniteRange, HistoCommand, printable, say
 from histo_runtime.completion import files, words_or_files
 from histo_runtime.errors import HistoError, ModelNotFoundError, UsageError, missing_extra
+from histo_runtime.lock import check_unlocked
 from histo_runtime.progress import duration
 from histo_runtime.quiet import native_stderr_held
 from histo_train.recipe import DEFAULT, IMAGENET, ORIGINAL, PATCH_SIZE, RANDOM, RECIPES, Recipe
@@ -22,8 +23,10 @@ from histo_train.recipe import DEFAULT, IMAGENET, ORIGINAL, PATCH_SIZE, RANDOM, 
 if TYPE_CHECKING:
     from histo_train.fit import Training
 
-_MODEL_SUFFIXES = (".h5", ".keras")
+_MODEL_SUFFIXES = (".h5", ".keras")  # as Keras wants them, which saves by the name and knows no ".H5"
+_BACKENDS = ("tensorflow", "jax", "torch")
 YOUDEN = "youden"
+_LARGEST_SEED = 2**32 - 1  # numpy's and TensorFlow's
 _SMALLEST_CROP = 32  # five poolings halve it to a single cell
 
 
@@ -38,7 +41,7 @@ def _share_or_folder(_ctx: click.Context, _param: click.Parameter, value: str | 
 
 
 def _model_path(_ctx: click.Context, _param: click.Parameter, value: Path) -> Path:
-    if value.suffix.lower() not in _MODEL_SUFFIXES:
+    if value.suffix not in _MODEL_SUFFIXES:
         raise click.BadParameter(f"{value} should end in {' or '.join(_MODEL_SUFFIXES)}")
     return value
 
@@ -76,7 +79,7 @@ def _model_path(_ctx: click.Context, _param: click.Parameter, value: Path) -> Pa
 )
 @click.option(
     "--learning-rate",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     help="The highest one; full patches after crops get a part of it."
     f"  [default: {DEFAULT.pretrained_learning_rate:g}; from random weights {DEFAULT.learning_rate:g},"
     f" original {ORIGINAL.learning_rate:g}]",
@@ -89,7 +92,13 @@ def _model_path(_ctx: click.Context, _param: click.Parameter, value: Path) -> Pa
     f" steps with 48 take a quarter of the time. {PATCH_SIZE}: full patches throughout."
     f"  [default: {DEFAULT.crop}; original {PATCH_SIZE}]",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of split, order and chance.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, _LARGEST_SEED),
+    default=0,
+    show_default=True,
+    help="Of split, order and chance.",
+)
 @click.option(
     "--validation",
     callback=_share_or_folder,
@@ -165,6 +174,7 @@ def train(
         crop=crop,
         seed=seed,
     )
+    check_unlocked(model)  # else a run that is going on would be told as one to go on with
     before = RunFolder(model).check(resume=resume, overwrite=overwrite)
     if before is not None and before["status"] == FINISHED:
         say(f"{model}: the run is finished since {before['ended']}")
@@ -222,8 +232,11 @@ def _check_keras() -> None:
     Raises:
         MissingExtraError: a package is not installed.
         HistoError: the backend that KERAS_BACKEND names is not.
+        UsageError: no network is trained with that backend.
     """
-    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
+    if backend not in _BACKENDS:
+        raise UsageError(f"KERAS_BACKEND={backend}: choose {', '.join(_BACKENDS)}")
     for package in ("keras", "h5py", "matplotlib", backend):
         if importlib.util.find_spec(package) is None:
             if package in ("jax", "torch"):
@@ -243,7 +256,10 @@ def import_keras() -> None:
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
         with native_stderr_held():
-            import keras  # noqa: F401 - for what it says while it loads
+            import keras
+        # ~/.keras/keras.json may say otherwise, for other work.
+        keras.config.set_image_data_format("channels_last")
+        keras.config.set_floatx("float32")
     except ImportError as error:
         raise HistoError(f"Keras can't be imported ({error}): install its backend again") from error
 
@@ -260,7 +276,7 @@ def _describe(training: Training, recipe: Recipe) -> str:
 
 def _table(trained: Mapping[str, Any]) -> str:
     rows = {
-        "model": trained["model"],
+        "model": printable(trained["model"]),
         "parameters": f"{trained['parameters']:,}",
         "epochs": trained["epochs"],
         "best epoch": trained["best_epoch"],

@@ -226,6 +226,11 @@ class Training:
                 crop=stage.crop,
                 after_batch=lambda: interrupts.obey("while it was validating"),
             )
+            if not np.isfinite(logits).all():  # the last step's doing: its loss was computed before it
+                raise HistoError(
+                    f"the network answers with what is no number after epoch {at.epoch}:"
+                    " start again with --overwrite and a smaller --learning-rate"
+                )
             loss, auc, accuracy = _validate(self._valid.labels[self._valid.rows], logits[:, 0])
             at.epochs.append(
                 Epoch(

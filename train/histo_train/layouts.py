@@ -133,6 +133,9 @@ def _class_folders(folder: Path) -> LabelledPatches:
         raise InputError(
             f"{folder}: two folders of images, one for each class, are needed: found {enumeration(names) or 'none'}"
         )
+    for name in names:
+        if name.encode(errors="ignore").decode() != name:
+            raise InputError(f"{folder}: the name of the class folder {name!r} is no UTF-8: rename it")
     which = np.array([names.index(top) if top in names else -1 for top in above])
     classes = NEGATIVE_AND_POSITIVE if names == ["0", "1"] else (names[0], names[1])
     indices = np.flatnonzero(which >= 0)

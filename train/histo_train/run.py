@@ -46,6 +46,7 @@ from histo_train.weights import imagenet_weights, read_weights
 
 _CHECKPOINT_SECONDS = 300.0  # of training that a crash within an epoch may cost
 _MODEL_BYTES = 100_000_000  # of the file that is written in the end, generously
+_BESIDE_WEIGHTS = 1_000_000  # bytes in it: configuration and card
 
 
 @dataclass(frozen=True)
@@ -185,11 +186,7 @@ def _evaluate(
 def _write(
     weights: Weights, dataset: Dataset, training: Training, evaluation: Evaluation, recipe: Recipe, target: Path
 ) -> Trained:
-    classifier = build_classifier(weights)
-    card = _card(dataset, evaluation, name=target.stem)
-    with written_aside(target) as temporary:
-        classifier.save(str(temporary))
-        write_keras_card(temporary, card)
+    parameters = write_model(target, weights, _card(dataset, evaluation, name=target.stem))
     epochs = training.epochs
     best = best_epoch(epochs, recipe.select)
     if best is None:
@@ -197,13 +194,31 @@ def _write(
     seconds = sum(epoch.seconds for epoch in epochs)
     return Trained(
         model=target,
-        parameters=classifier.count_params(),
+        parameters=parameters,
         epochs=len(epochs),
         best=best,
         evaluation=evaluation,
         images_per_second=epochs[-1].images / max(seconds, 1e-9),
         seconds=seconds,
     )
+
+
+def write_model(target: Path, weights: Weights, card: ModelCard) -> int:
+    """Write the plain classifier with its card; returns how many parameters it has.
+
+    Raises:
+        OutputError: it can't be written, and nothing is.
+    """
+    classifier = build_classifier(weights)
+    with written_aside(target) as temporary:
+        # HDF5 does not survive a disk that fills up under it, so whether it all fits is tried without it first.
+        with temporary.open("wb") as file:
+            for arrays in weights.values():
+                file.writelines(array.tobytes() for array in arrays)
+            file.write(bytes(_BESIDE_WEIGHTS))
+        classifier.save(str(temporary))
+        write_keras_card(temporary, card)
+    return int(classifier.count_params())
 
 
 def _is_mixed() -> bool:

@@ -57,11 +57,16 @@ class RunFolder:
         """Refuse what a run must not touch, before any work is done for it; return the record of the run before.
 
         Raises:
-            OutputError: there is a model or an unfinished run, and neither is to be gone on with or overwritten.
+            OutputError: there is a model or an unfinished run, and neither is to be gone on with or overwritten; or
+                the folder is somebody else's, and is not touched.
         """
         record = self.record()
         if overwrite:
             check_output(self.model, overwrite=True)
+            if record is None and self._is_of_others():
+                raise OutputError(
+                    f"{self.path}: is not the folder of a run (it has no {RECORD}): name the model otherwise"
+                )
         elif record is not None and record["status"] == UNFINISHED:
             if not resume:
                 raise OutputError(
@@ -73,6 +78,12 @@ class RunFolder:
             if self.path.exists():
                 raise OutputError(f"{self.path}: exists already: choose another name or add --overwrite")
         return None if overwrite else record
+
+    def _is_of_others(self) -> bool:
+        """Whether what bears the folder's name holds anything but what a run that was killed at its start left."""
+        if not self.path.is_dir():
+            return self.path.exists()
+        return any(not path.match(f".{Path(RECORD).stem}.*") for path in self.path.iterdir())
 
     def begin(self, record: Mapping[str, Any]) -> None:
         """Make the folder new, drop what an earlier run left in it, and write the record.
@@ -110,7 +121,9 @@ class RunFolder:
             OutputError: it can't be written.
         """
         with written_aside(self.path / name) as temporary:
-            temporary.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            text = json.dumps(values, indent=1, ensure_ascii=False) + "\n"
+            # The name of a file may hold bytes that are no UTF-8: written so, they are JSON's own escapes.
+            temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 class CheckpointKeeper:

@@ -122,14 +122,14 @@ def versions() -> dict[str, str]:
 def git_state() -> dict[str, Any] | None:
     """Return commit and changes of the working directory; None when it is no working copy, or there is no git."""
 
-    def git(*arguments: str) -> str:
-        return subprocess.run(("git", *arguments), capture_output=True, text=True, timeout=20, check=True).stdout
+    def git(*arguments: str) -> bytes:  # a file that was changed may be in any encoding
+        return subprocess.run(("git", *arguments), capture_output=True, timeout=20, check=True).stdout
 
     try:
-        commit, changes = git("rev-parse", "HEAD").strip(), git("status", "--porcelain")
+        commit, changes = git("rev-parse", "HEAD").decode().strip(), git("status", "--porcelain")
+        digest = hashlib.sha256(git("diff", "HEAD")).hexdigest() if changes else None
     except (OSError, subprocess.SubprocessError):
         return None
-    digest = hashlib.sha256(git("diff", "HEAD").encode()).hexdigest() if changes else None
     return {"commit": commit, "changed": bool(changes), "diff_sha256": digest}
 
 

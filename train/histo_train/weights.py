@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histo_runtime.errors import HistoError, ModelFileError, ModelNotFoundError
+from histo_runtime.keras_card import UNREADABLE
 from histo_train.model import DENSE, Weights, layer_shapes
 
 _IMAGENET_FILE = "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5"
@@ -60,7 +61,7 @@ def read_weights(path: Path) -> Weights:
                 found = _read_h5(io.BytesIO(archive.read("model.weights.h5")))
         else:
             found = _read_h5(path)
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         raise ModelFileError(f"{path}: can't be read as a Keras file ({error})") from error
     return _checked(path, found)
 
@@ -109,6 +110,10 @@ def _checked(path: Path, found: dict[str, list[NDArray[np.float32]]]) -> Weights
             seen = ", ".join(str(array.shape) for array in arrays) or "nothing"
             raise ModelFileError(
                 f"{path}: is not this VGG19: {name} should hold a kernel {shape} and a bias, but has {seen}"
+            )
+        if not all(np.isfinite(array).all() for array in arrays):
+            raise ModelFileError(
+                f"{path}: {name} holds what is no number (a training that diverged?): choose another file"
             )
         weights[name] = (arrays[0], arrays[1])
     return weights
