@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from histo_runtime.command import EXIT_FAILED, HistoCommand, coloured, echo, printable
+from histo_runtime.command import EXIT_FAILED, FiniteRange, HistoCommand, coloured, echo, printable
 from histo_runtime.completion import files, words_or_files
 from histo_runtime.default_model import LOCAL_MODEL, MODEL_VARIABLE, default_model
 from histo_runtime.errors import ModelNotFoundError
@@ -83,7 +83,7 @@ _SECTIONS = {
 @click.option("--workers", type=click.IntRange(1), help="Threads that decode.  [default: likewise, at most 8]")
 @click.option(
     "--threshold",
-    type=click.FloatRange(0, 1),
+    type=FiniteRange(0, 1),
     help="Positive from this probability on.  [default: the model's]",
 )
 @click.option(
@@ -113,17 +113,17 @@ _SECTIONS = {
 @click.option("--resize", is_flag=True, help="Scale patches of another size instead of failing them.")
 @click.option(
     "--mpp",
-    type=click.FloatRange(0, min_open=True),
+    type=FiniteRange(0, min_open=True),
     help="Micrometres a pixel, where the file does not say or is wrong.",
 )
 @click.option(
     "--tile-mpp",
-    type=click.FloatRange(0, min_open=True),
+    type=FiniteRange(0, min_open=True),
     help="Micrometres a pixel of the model's patches.  [default: the model's]",
 )
 @click.option(
     "--stride",
-    type=click.FloatRange(0.05, 1),
+    type=FiniteRange(0.05, 1),
     default=1.0,
     show_default=True,
     help="From a tile to the next, in tiles; 0.5 lets them overlap by half.",
@@ -147,7 +147,7 @@ _SECTIONS = {
 @click.option("--actors", type=click.IntRange(1), help="How many actors.  [default: 1, on a cluster as many as fit]")
 @click.option(
     "--gpus-per-actor",
-    type=click.FloatRange(0),
+    type=FiniteRange(0),
     default=0.0,
     help="Of each actor; a fraction shares one.  [default: 0]",
 )

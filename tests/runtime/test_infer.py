@@ -221,6 +221,8 @@ def test_the_model_is_found_without_the_option(
         ["x", "--tta", "some"],
         ["x", "--batch-size", "0"],
         ["x", "--threshold", "2"],
+        ["x", "--threshold", "nan"],
+        ["x", "--mpp", "inf"],
         ["x", "--no-such"],
         ["x", "--json", "-o", "-"],
     ],
