@@ -12,6 +12,7 @@ import os
 import time
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -75,7 +76,8 @@ class Journal:
     def __exit__(
         self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        with suppress(OSError):  # what a full disk did not take is tried again; that it failed was said by `commit`
+            self._file.close()
 
     def commit(self, data: bytes, facts: Mapping[str, Any]) -> None:
         """Append a block and its facts; when this returns, a killed process no longer loses it.
@@ -88,13 +90,13 @@ class Journal:
             offset = self._file.tell() + len(head)
             self._file.write(head + data)
             self._file.flush()
+            self._blocks.append(_Block(offset, len(data), facts))  # before the disk is waited for: Ctrl-C may come then
             if not self.path.exists():  # on POSIX one can go on writing to a file that was removed
                 raise FileNotFoundError(2, "it was removed while the run went on")
             if time.monotonic() - self._synced > _SYNC_INTERVAL:
                 self._sync()
         except OSError as error:
             raise self._failed(error) from error
-        self._blocks.append(_Block(offset, len(data), facts))
 
     def facts(self) -> Iterator[Mapping[str, Any]]:
         """Yield the facts of each committed block."""
