@@ -7,12 +7,13 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import click
 
 from histo_runtime import __version__
-from histo_runtime.errors import HistoError, UsageError
+from histo_runtime.errors import HistoError, UsageError, reason_of
 from histo_runtime.program import EXIT_INTERRUPTED, working
 
 EXIT_FAILED = 1
@@ -71,8 +72,7 @@ class HistoCommand(click.Command):
         except BrokenPipeError:
             raise  # click ends quietly when the reader of a pipe is gone
         except OSError as error:
-            where = f"{error.filename}: " if error.filename else ""
-            self._fail(f"{where}{error.strerror or error}", EXIT_FAILED)
+            self._fail(_reason(error), EXIT_FAILED)
         except MemoryError:
             self._fail("out of memory: give it fewer at once (histo-infer: --batch-size)", EXIT_FAILED)
 
@@ -80,6 +80,17 @@ class HistoCommand(click.Command):
         _say(click.style(f"{self.name}:", fg="red") + printable(f" {' '.join(message.split())}"))
         _settle_stdout()
         sys.exit(code)
+
+
+def _reason(error: OSError) -> str:
+    """Say what the system said, and of which file; of a working folder that is gone it names none."""
+    if error.filename:
+        return f"{error.filename}: {reason_of(error)}"
+    try:
+        Path.cwd()
+    except OSError:
+        return "the working folder is gone: change to one that is there"
+    return reason_of(error)
 
 
 class FiniteRange(click.FloatRange):

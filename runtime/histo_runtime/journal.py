@@ -12,6 +12,7 @@ import os
 import time
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -72,7 +73,8 @@ class Journal:
     def __exit__(
         self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        with suppress(OSError):  # what a full disk did not take is tried again; that it failed was said by `commit`
+            self._file.close()
 
     def commit(self, data: bytes, facts: Mapping[str, Any]) -> None:
         """Append a block and its facts; when this returns, a killed process no longer loses it.

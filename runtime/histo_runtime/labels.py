@@ -115,4 +115,7 @@ def _from_hdf5(path: Path, names: Sequence[str]) -> dict[str, str]:
         )
     if len(rows) != len(labels):
         raise InputError(f"{path}: holds {len(labels)} labels, {files[0]} holds {len(rows)} patches")
+    strange = next((name for name, row in rows.items() if row and row[1] >= len(labels)), None)
+    if strange is not None:
+        raise InputError(f"{path}: holds {len(labels)} labels, and none for {strange}")
     return {name: str(labels[row[1]]) for name, row in rows.items() if row}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -12,35 +13,33 @@ from pathlib import Path
 
 from histo_runtime.errors import OutputError
 
+_TRIES = 10  # a file that others make and remove meanwhile is asked for again
+_MOST_BYTES = 1000  # a lock has about fifty
+
 
 @contextmanager
 def locked(output: Path) -> Iterator[None]:
     """Hold `OUTPUT.lock` while the body runs.
 
-    A lock whose process is no longer there, on this host, is taken over. It is a file made with O_EXCL and not a lock
-    of the operating system, because those do not hold on every network share.
+    The file is made with O_EXCL, which holds on every network share, and says which process on which host has it. On
+    it lies a lock of the operating system, which ends with its process however that ends: so on one host a file that
+    was left behind is told from one that is held, also where process numbers come again (containers, a restart).
 
     Raises:
         OutputError: another run holds it, or it can't be written.
     """
     path = _lock_path(output)
-    for _ in range(2):
-        try:
-            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-            break
-        except FileExistsError:
-            _remove_stale(path, output)
-        except OSError as error:
-            raise OutputError(f"{path}: can't be written ({error.strerror}): choose another folder") from error
-    else:
-        raise OutputError(f"{output}: another run has just taken it: wait for that, or choose another output")
+    descriptor = _taken(path, output)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump({"host": socket.gethostname(), "pid": os.getpid()}, file)
         yield
     finally:
+        # Removed while it is held: who opens it now finds that it is gone. Windows removes no file that is open.
+        if sys.platform == "win32":
+            os.close(descriptor)
         with suppress(OSError):
             path.unlink()
+        if sys.platform != "win32":
+            os.close(descriptor)
 
 
 def check_unlocked(output: Path) -> None:
@@ -50,33 +49,103 @@ def check_unlocked(output: Path) -> None:
         OutputError: another run holds its lock.
     """
     if _lock_path(output).exists():
-        _remove_stale(_lock_path(output), output)
+        with locked(output):  # one that was left behind is gone then
+            pass
 
 
 def _lock_path(output: Path) -> Path:
     return output.with_name(f"{output.name}.lock")
 
 
-def _remove_stale(path: Path, output: Path) -> None:
-    """Remove a lock whose owner is gone, or say who holds it."""
+def _taken(path: Path, output: Path) -> int:
+    """Make the lock file, or take over one that was left behind; returns its descriptor."""
+    for _ in range(_TRIES):
+        descriptor = _opened(path, output)
+        if descriptor is None:
+            continue
+        try:
+            if _is_ours(descriptor, path, output):
+                _sign(descriptor, path)
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+    raise _just_taken(output)
+
+
+def _opened(path: Path, output: Path) -> int | None:
+    """Open the lock file, made when it is not there; None when it was removed in this moment."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise OutputError(f"{path}: can't be written ({error.strerror}): choose another folder") from error
+    try:
+        return os.open(path, os.O_RDWR)
     except FileNotFoundError:
-        return  # released in this moment
-    except (OSError, UnicodeDecodeError) as error:
-        raise OutputError(f"{path}: can't be read ({error}): delete it if no other run is writing {output}") from error
-    try:
-        owner = json.loads(text)
-        host, pid = str(owner["host"]), int(owner["pid"])
-    except (ValueError, KeyError, TypeError):
-        host, pid = "", 0  # killed between making the file and writing into it
-    if pid and (host != socket.gethostname() or is_alive(pid)):
+        return None
+    except OSError as error:
+        raise OutputError(
+            f"{path}: can't be read ({error.strerror}): delete it if no other run is writing {output}"
+        ) from error
+
+
+def _is_ours(descriptor: int, path: Path, output: Path) -> bool:
+    """Whether an open lock file is free for us, and still the one of that name; raises when another run holds it."""
+    alone = _hold(descriptor)
+    host, pid = _owner(descriptor)
+    # A host that is not this one can't be looked at, and the lock of the system does not reach it on every share.
+    if alone is False or (pid and (host != socket.gethostname() or (alone is None and is_alive(pid)))):
+        if not pid:
+            raise _just_taken(output)
         raise OutputError(
             f"{output}: another run (process {pid} on {host}) is writing it: wait for that or choose another output;"
             f" when there is no such run, delete {path}"
         )
-    with suppress(FileNotFoundError):
-        path.unlink()
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _hold(descriptor: int) -> bool | None:
+    """Take the operating system's lock of an open file, None where it has none; another process has it when False."""
+    if sys.platform == "win32":
+        return None
+    import fcntl
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return False if error.errno in {errno.EWOULDBLOCK, errno.EACCES} else None
+    return True
+
+
+def _owner(descriptor: int) -> tuple[str, int]:
+    """Read host and process; 0 for a file whose maker was killed before it was written."""
+    try:
+        owner = json.loads(os.read(descriptor, _MOST_BYTES))
+        return str(owner["host"]), int(owner["pid"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return "", 0
+
+
+def _sign(descriptor: int, path: Path) -> None:
+    """Write whose the lock file is; one that can't be written is removed."""
+    try:
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode("ascii"))
+    except OSError as error:
+        with suppress(OSError):
+            path.unlink()
+        raise OutputError(f"{path}: can't be written ({error.strerror}): choose another folder") from error
+
+
+def _just_taken(output: Path) -> OutputError:
+    return OutputError(f"{output}: another run has just taken it: wait for that, or choose another output")
 
 
 def is_alive(pid: int) -> bool:

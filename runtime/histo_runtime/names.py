@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 from typing import overload
 
 _HDF5_SUFFIXES = (".h5", ".hdf5")
+_ROW = re.compile(r"[0-9]{1,18}")
 _HDF5_NAME = re.compile(r"\.(?:h5|hdf5)(?=#[0-9]+$)", re.IGNORECASE)
 
 
@@ -30,7 +31,7 @@ def is_hdf5_name(path: str) -> bool:
 def hdf5_row(name: str) -> tuple[str, int] | None:
     """Tell which file and row a patch is, `file.h5#17`; None for any other name."""
     file, _, row = name.rpartition("#")
-    return (file, int(row)) if is_hdf5_name(file) and row.isdigit() else None
+    return (file, int(row)) if is_hdf5_name(file) and _ROW.fullmatch(row) else None
 
 
 class LazyNames(Sequence[str]):

@@ -37,6 +37,7 @@ def run(name: str, module: str, command: str) -> None:
         module: where the command lies.
         command: its name there.
     """
+    _open_standard_streams()
     # Whoever started this process may have had Ctrl-C ignored; then Python installs no handler either.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _CtrlC(name))
@@ -46,6 +47,19 @@ def run(name: str, module: str, command: str) -> None:
         if end.code == EXIT_INTERRUPTED:
             _leave()
         raise
+
+
+def _open_standard_streams() -> None:
+    """Put nothing where a standard stream is closed.
+
+    The next file that is opened would get its number, and what native libraries say on stderr would be written into
+    that file: a table, or the results of an unfinished run.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
 
 
 @contextmanager

@@ -6,6 +6,7 @@ the names of an argument.
 
 from __future__ import annotations
 
+import codecs
 import os
 import sys
 from array import array
@@ -28,6 +29,7 @@ from histo_runtime.remote import RemoteFiles
 from histo_runtime.urls import is_url, local_path
 
 STDIN = "-"
+_LONGEST_PATH = 32_767  # bytes: no system takes a longer one, and a table with longer cells could not be read back
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ class _Listing:
             prefix = "" if alone else typed.rstrip("/") + "/"
             self._extend(_Files(str(path), prefix), self._images(walk(str(path)), prefix), anchor=str(path))
         elif not path.is_file():
+            if path.exists():
+                raise InputError(f"{argument}: is a pipe or a device: paths are read from stdin, named -")
             raise _missing(argument)
         elif path.suffix.lower() == ".csv":
             self._extend(_Files(str(path.parent)), _from_list(path), anchor=str(path.parent))
@@ -217,6 +221,13 @@ def _from_list(table: Path | str) -> Iterator[str]:
 
 
 def _from_stdin() -> list[str]:
-    data = sys.stdin.buffer.read()
+    if sys.stdin is None:
+        raise InputError("-: stdin is closed: write paths to it, or name files")
+    data = sys.stdin.buffer.read().removeprefix(codecs.BOM_UTF8)
     lines = data.split(b"\0") if b"\0" in data else [line.removesuffix(b"\r") for line in data.split(b"\n")]
+    for number, line in enumerate(lines, start=1):
+        if len(line) > _LONGEST_PATH:
+            raise InputError(
+                f"-: line {number} has {len(line)} bytes, more than any path: write paths to stdin, not files"
+            )
     return [slashes(os.fsdecode(line)) for line in lines if line]

@@ -306,6 +306,22 @@ def test_a_full_disk_is_one_line_and_exit_1(folder: Path, command: Run) -> None:
     assert "Exception ignored" not in done.stderr
 
 
+def test_a_working_folder_that_is_gone_is_said_where_it_is_needed(folder: Path, tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    program = f'mkdir {gone}; cd {gone}; rmdir {gone}; exec "$0" "$@"'
+    infer = (sys.executable, "-c", "from histo_runtime.program import infer; infer()")
+    options = (folder, "--model", SIGMOID, "--device", "cpu")
+
+    def there(*more: object) -> subprocess.CompletedProcess[str]:
+        words = map(str, (*infer, *options, *more))
+        return subprocess.run(["sh", "-c", program, *words], capture_output=True, text=True, timeout=60, check=False)
+
+    done = there()
+    assert done.returncode == 1
+    assert done.stderr == "histo-infer: the working folder is gone: change to one that is there\n"
+    assert there("-o", tmp_path / "a.csv").returncode == 0
+
+
 def test_auto_names_the_device_in_one_line(folder: Path, command: Run) -> None:
     done = command("infer", folder, "--model", SIGMOID)
     assert done.returncode == 0

@@ -12,7 +12,7 @@ import pytest
 from histo_runtime.errors import InputError
 from histo_runtime.inputs import PatchInputs
 from histo_runtime.labels import read_labels
-from histo_runtime.sources import find_patches
+from histo_runtime.sources import find_patches, typed_patches
 
 CLASSES = ("normal", "tumour")
 
@@ -167,3 +167,19 @@ def test_hdf5_labels_are_those_of_the_row_of_the_one_file(tmp_path: Path) -> Non
         read_labels(source, listed(tmp_path / "more", "c.png"), CLASSES)
     with pytest.raises(InputError, match="no dataset 'y'"):
         read_labels(str(tmp_path / "b_x.h5"), files, CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("a.h5#1", "holds 1 labels, and none for a.h5#1"),
+        ("a.h5#\u00b2", "these patches are of other files"),
+        (f"a.h5#{'9' * 5000}", "these patches are of other files"),
+    ],
+)
+def test_a_row_of_hdf5_without_a_label_is_refused(tmp_path: Path, name: str, reason: str) -> None:
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "y.h5", "w") as file:
+        file["y"] = np.zeros(1, np.uint8)
+    with pytest.raises(InputError, match=reason):
+        read_labels(str(tmp_path / "y.h5"), typed_patches([name]), CLASSES)

@@ -72,6 +72,23 @@ def test_a_lock_whose_writer_was_killed_in_the_act_is_taken_over(tmp_path: Path,
         pass
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there the lock of the system is not used")
+def test_a_number_that_another_process_has_now_is_no_owner(tmp_path: Path) -> None:
+    path = write_lock(tmp_path / "a.csv", socket.gethostname(), os.getpid())  # a container's runs are all process 1
+    with locked(tmp_path / "a.csv"):
+        assert path.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there the lock of the system is not used")
+@pytest.mark.parametrize("text", ["", "{"])
+def test_a_lock_that_is_just_being_written_is_held(tmp_path: Path, text: str) -> None:
+    with locked(tmp_path / "a.csv"):
+        (tmp_path / "a.csv.lock").write_text(text)
+        with pytest.raises(OutputError, match="just taken"), locked(tmp_path / "a.csv"):
+            pass
+
+
 def test_alive_is_told_from_dead(dead_pid: int) -> None:
     assert is_alive(os.getpid())
     assert not is_alive(dead_pid)

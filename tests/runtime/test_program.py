@@ -84,3 +84,23 @@ def test_where_it_was_to_be_ignored_it_is_ignored() -> None:
 
     done = run(TIDYING.format(again=1), preexec_fn=ignore)
     assert (done.returncode, done.stdout, done.stderr) == (0, "tidied 0\n", "")
+
+
+OPENING = """
+import os
+from histo_runtime.program import run
+
+def opened():
+    with open("file", "w+b") as file:
+        os.write(2, b"said by a native library")
+        raise SystemExit(len(file.read()))
+
+run("histo-infer", "__main__", "opened")
+"""
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "<&- 2>&-", "<&- >&- 2>&-"])
+def test_what_is_said_on_a_closed_stderr_is_written_into_no_file(closed: str, tmp_path: Path) -> None:
+    command = ["sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, OPENING]
+    assert subprocess.run(command, cwd=tmp_path, timeout=60, check=False).returncode == 0
+    assert (tmp_path / "file").read_bytes() == b""

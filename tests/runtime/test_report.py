@@ -275,6 +275,12 @@ def test_a_table_that_no_report_can_be_made_of_is_refused_in_a_line(folder: Path
     assert "has 21 rows, predictions.run.json tells of 24: not of one run" in line("predictions.csv")
     (tmp_path / "predictions.csv").write_text("".join([*whole[:3], "a,b\n", *whole[4:]]))
     assert "predictions.csv: row 3 is no row of histo-infer" in line("predictions.csv")
+    for number in ("nan", "inf", "1.5", "-1"):
+        cells = whole[3].split(",")
+        (tmp_path / "predictions.csv").write_text(
+            "".join([*whole[:3], ",".join([*cells[:2], number, *cells[3:]]), *whole[4:]])
+        )
+        assert "predictions.csv: row 3 is no row of histo-infer" in line("predictions.csv"), number
     (tmp_path / "predictions.csv").write_bytes(b"\xff\xfe\x00")
     assert "predictions.csv: can't be read as CSV" in line("predictions.csv")
     (tmp_path / "predictions.run.json").write_text("{}")
@@ -282,6 +288,20 @@ def test_a_table_that_no_report_can_be_made_of_is_refused_in_a_line(folder: Path
     (tmp_path / "predictions.run.json").unlink()
     assert "predictions.run.json: is missing" in line("predictions.csv")
     assert not (tmp_path / "r.html").exists()
+
+
+def test_a_table_that_a_spreadsheet_has_saved_is_read(folder: Path, tmp_path: Path) -> None:
+    run(folder)
+    table = tmp_path / "predictions.csv"
+    table.write_bytes(b"\xef\xbb\xbf" + table.read_bytes().replace(b"\n", b"\r\n") + b"\r\n")
+    assert again("--from", "predictions.csv", "--report", "r.html").exit_code == 0
+
+
+def test_numbers_without_an_end_in_a_record_are_left_out(folder: Path, tmp_path: Path) -> None:
+    run(folder)
+    record = read_json(tmp_path / "predictions.run.json")
+    (tmp_path / "predictions.run.json").write_text(json.dumps({**record, "seconds": float("inf")}))
+    assert again("--from", "predictions.csv", "--report", "r.html").exit_code == 0
 
 
 def test_a_run_without_a_report_loads_neither_matplotlib_nor_jinja2(folder: Path) -> None:

@@ -249,6 +249,24 @@ def test_a_full_disk_is_an_error_and_the_run_goes_on_when_there_is_room(
     assert (small_disk / "predictions.csv").read_bytes() == whole
 
 
+def test_a_disk_that_is_full_from_the_start_is_named_with_its_file(patches: Path, small_disk: Path) -> None:
+    (small_disk / "ballast").write_bytes(bytes(64 * 1024))
+    done = infer(patches, small_disk)
+    assert done.returncode == 1
+    assert "predictions.csv.lock: can't be written (No space left on device)" in done.stderr.splitlines()[-1]
+    assert [path.name for path in small_disk.iterdir()] == ["ballast"]
+
+
+def test_a_journal_that_may_not_grow_is_named_with_the_remedy(patches: Path, tmp_path: Path) -> None:
+    (tmp_path / "few.csv").write_text("path\n" + f"{patches}/00001.png\n" * 40)  # fits into the buffer of a file
+    program = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024)); {INFER}"
+    command = [sys.executable, "-c", program, "few.csv", *map(str, SETTINGS)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    last = "predictions.csv.partial: can't be written (File too large): mend that and run the same command again"
+    assert done.stderr.splitlines()[-1] == f"histo-infer: {last}"
+
+
 def test_too_many_failures_stop_the_run(patches: Path, tmp_path: Path) -> None:
     done = infer(patches, tmp_path, "--max-failures", "10")
     assert done.returncode == 1

@@ -226,6 +226,7 @@ def test_a_pattern_without_a_match_is_refused(pattern: str) -> None:
         (b"b/z.jpg\na/2.png\n", ["a/2.png", "b/z.jpg"]),
         (b"b/z.jpg\r\n\r\na/no_suffix", ["a/no_suffix", "b/z.jpg"]),
         (b"b/z.jpg\0new\nline.png\0", ["b/z.jpg", "new\nline.png"]),
+        (b"\xef\xbb\xbfb/z.jpg\r\n", ["b/z.jpg"]),  # PowerShell
         (b"gone.png\n\xff\xe4.png\n", ["gone.png", os.fsdecode(b"\xff\xe4.png")]),
     ],
 )
@@ -238,6 +239,25 @@ def test_no_path_on_stdin_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(b"\n")))
     with pytest.raises(InputError, match="-: no images found"):
         find_patches(["-"])
+
+
+def test_a_line_longer_than_any_path_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(b"a.png\n" + b"x" * 140_000)))
+    with pytest.raises(InputError, match="-: line 2 has 140000 bytes, more than any path"):
+        find_patches(["-"])
+
+
+def test_a_closed_stdin_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", None)  # what Python makes of `<&-`
+    with pytest.raises(InputError, match="-: stdin is closed"):
+        find_patches(["-"])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with a name here")
+def test_a_pipe_is_refused_with_the_way_that_paths_are_taken(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "list")  # as `<(find .)` gives
+    with pytest.raises(InputError, match="list: is a pipe or a device: .* stdin"):
+        find_patches([str(tmp_path / "list")])
 
 
 def test_links_to_folders_are_followed_but_not_round_in_a_loop(tree: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -44,9 +45,11 @@ class Record:
         return tuple(map(str, value)) if isinstance(value, list) else ()
 
     def number(self, key: str, within: Mapping[str, Any] | None = None) -> float | None:
-        """Return a number, None where there is none."""
+        """Return a number, None where there is none, or one without an end."""
         value = (self.data if within is None else within).get(key)
-        return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            return None
+        return value if abs(value) < math.inf else None
 
     @property
     def threshold(self) -> float:

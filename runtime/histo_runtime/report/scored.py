@@ -85,7 +85,7 @@ def _gather(path: Path, rows: Iterator[list[str]], columns: Sequence[int], card:
                     errors[position] = error
                 labels.append(-1 if error else index_of[label])
                 std.append(float("nan") if error else float(deviation))
-                answers.extend(nothing if error else map(float, by_class or [probability]))
+                answers.extend(nothing if error else map(_probability, by_class or [probability]))
             except (IndexError, KeyError, ValueError, TypeError) as reason:
                 raise InputError(f"{path}: row {position + 1} is no row of histo-infer with this model") from reason
             yield name
@@ -102,10 +102,17 @@ def _gather(path: Path, rows: Iterator[list[str]], columns: Sequence[int], card:
     return Scored(found, label, probability, np.array(std, np.float32), leads, errors)
 
 
+def _probability(cell: str | float) -> float:
+    value = float(cell)
+    if not 0 <= value <= 1:
+        raise ValueError(cell)
+    return value
+
+
 def _csv_rows(path: Path) -> Iterator[list[str]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            yield from csv.reader(file)
+            yield from filter(None, csv.reader(file))  # spreadsheets leave empty lines
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: can't be read as CSV ({reason_of(error)})") from error
 

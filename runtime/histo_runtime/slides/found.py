@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ def find_slides(arguments: Sequence[str], output: Path | None = None) -> FoundSl
         InputError: a folder can't be listed, or a pattern matches nothing.
     """
     typed = [argument for pattern in arguments for argument in expanded(pattern)]
-    own = None if output is None else output.resolve()
+    own = None if output is None else Path(os.path.realpath(output))  # `resolve` raises on a link to itself
     found: dict[Path, tuple[str, int | None]] = {}
     patches = 0
     for argument in typed:

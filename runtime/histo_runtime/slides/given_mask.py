@@ -15,6 +15,7 @@ from PIL import Image
 
 from histo_runtime.errors import InputError
 from histo_runtime.slides.overview import Overview
+from histo_runtime.slides.reader import MOST_PIXELS
 
 _FORMATS = ("PNG", "TIFF")
 _GEOJSON = frozenset({".geojson", ".json"})
@@ -75,13 +76,20 @@ def _filled(rings: Any, shape: tuple[int, int], scale: tuple[float, float]) -> N
     """
     crossings = np.zeros((shape[0], shape[1] + 1), bool)
     for ring in rings:
-        points = [(float(x) / scale[0] - 0.5, float(y) / scale[1] - 0.5) for x, y, *_ in ring]
+        points = [(_place(x) / scale[0] - 0.5, _place(y) / scale[1] - 0.5) for x, y, *_ in ring]
         for (x1, y1), (x2, y2) in pairwise(points):
             rows = np.arange(max(math.ceil(min(y1, y2)), 0), min(math.ceil(max(y1, y2)), shape[0]))
             if len(rows):
                 x = x1 + (rows - y1) / (y2 - y1) * (x2 - x1)
                 crossings[rows, np.ceil(x).clip(0, shape[1]).astype(np.int64)] ^= True
     return np.logical_xor.accumulate(crossings, axis=1)[:, :-1]
+
+
+def _place(value: Any) -> float:
+    place = float(value)
+    if not abs(place) < MOST_PIXELS:  # nor is it NaN
+        raise ValueError(f"{place} is no place on a slide")
+    return place
 
 
 def _polygons(value: Any) -> Iterator[Any]:

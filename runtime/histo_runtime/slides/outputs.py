@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from histo_runtime.slides.overview import Overview
 from histo_runtime.slides.plan import SlidePlan
 from histo_runtime.slides.regions import find_regions, to_geojson, to_text
 from histo_runtime.slides.score_map import SCORE_RULE, ScoreMap
+from histo_runtime.slides.summary import COLUMNS
 from histo_runtime.slides.tables import write_tiles
 
 RUN = "run.json"
@@ -112,8 +113,16 @@ def finished(folder: Path, settings: Mapping[str, Any]) -> tuple[bool, dict[str,
         record = json.loads((folder / RUN).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return False, None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return True, None
     same = isinstance(record, dict) and record.get("made_by") == json.loads(json.dumps(settings))
     figures = record.get("result") if same else None
-    return True, figures if isinstance(figures, dict) else None
+    return True, figures if _are_figures(figures) else None
+
+
+def _are_figures(value: Any) -> TypeGuard[dict[str, Any]]:
+    """Whether this is a row of the summary; a record that was edited may hold anything."""
+    if not isinstance(value, dict) or not set(COLUMNS) <= value.keys():
+        return False
+    numbers = (value[name] for name in COLUMNS if name not in {"slide", "error"})
+    return all(number is None or isinstance(number, int | float) for number in numbers)

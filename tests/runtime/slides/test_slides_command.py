@@ -185,6 +185,28 @@ def test_results_of_other_settings_are_refused_until_told(
     assert (output / "slide.tif/run.json").read_bytes() != (done / "slide.tif/run.json").read_bytes()
 
 
+@pytest.mark.parametrize("result", [{}, [], {"tiles": "12"}, {"tumour_share": "x"}, "deep"])
+def test_a_record_that_was_edited_is_refused_as_results_of_something_else(
+    done: Path, slide: Path, tmp_path: Path, result: object
+) -> None:
+    output = tmp_path / "out"
+    shutil.copytree(done, output)
+    record = read_json(output / "slide.tif/run.json")
+    figures = {**record["result"], **result} if isinstance(result, dict) and result else result
+    text = "[" * 100_000 if result == "deep" else json.dumps({**record, "result": figures})
+    (output / "slide.tif/run.json").write_text(text)
+    found = run(slide, "-o", output)
+    assert found.exit_code == 1, found.output
+    assert "holds results of another model, slide or settings" in found.output
+
+
+def test_an_output_that_is_a_link_to_itself_is_refused_in_a_line(slide: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").symlink_to("out")
+    result = run(slide, "-o", tmp_path / "out")
+    assert result.exit_code == 1, result.output
+    assert "out: can't be made" in result.output
+
+
 def test_an_overlapping_stride_keeps_the_regions(slide: Path, layout: Layout, tmp_path: Path) -> None:
     result = run(slide, "-o", tmp_path / "out", "--stride", 0.5)
     assert result.exit_code == 0, result.output
@@ -295,6 +317,8 @@ def test_a_folder_of_patches_is_scored_as_ever(tmp_path: Path, monkeypatch: pyte
         (["{slide}", "-o", "out", "--format", "kaggle"], "--format kaggle is for patches"),
         (["{svs}", "-o", "out.csv"], "give -o a folder"),
         (["{patch}", "-o", "out.csv", "--mpp", "0.5"], "--mpp is for slides"),
+        (["{slide}", "-o", "out", "--mpp", "nan"], "--mpp must be a number, not nan"),
+        (["{slide}", "-o", "out", "--stride", "nan"], "--stride must be a number, not nan"),
         (["{slide}", "{slide}", "{other}", "-o", "out", "--mask", "{mask}"], "--mask is of one slide"),
     ],
 )

@@ -146,6 +146,14 @@ def test_polygons_that_can_not_be_read_are_refused(tmp_path: Path, empty: Overvi
         read_mask(tmp_path / "m.geojson", empty)
 
 
+@pytest.mark.parametrize("place", ["NaN", "Infinity", "-1e308"])
+def test_a_polygon_with_a_corner_nowhere_is_refused(tmp_path: Path, empty: Overview, place: str) -> None:
+    ring = f"[[1, 0], [{place}, 80], [2, 2], [1, 0]]"
+    (tmp_path / "m.geojson").write_text(f'{{"type": "Polygon", "coordinates": [{ring}]}}')
+    with pytest.raises(InputError, match="no place on a slide"):
+        read_mask(tmp_path / "m.geojson", empty)
+
+
 def test_a_picture_of_another_shape_is_refused(tmp_path: Path, empty: Overview) -> None:
     Image.new("L", (100, 100)).save(tmp_path / "m.png")
     with pytest.raises(InputError, match="another shape"):
