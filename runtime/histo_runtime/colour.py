@@ -12,12 +12,20 @@ from numpy.typing import NDArray
 _PIXEL_STEP = 4  # colour is measured on every fourth row and column: enough, and sixteen times as fast
 _GLASS, _BLACK = 230, 20  # mean of each channel from which, and up to which, a patch holds nothing
 _UNIFORM = 8  # standard deviation of each channel up to which glass is glass
+# How far a run's mean colour is from a card's is told in standard deviations of the training's pixels (Mahalanobis):
+# a little more green is further than much more light. No 4 or more patches of PatchCamelyon are beyond _ELSEWHERE. One
+# single patch in a hundred is beyond _FARTHER and keeps less than _FADED of the training's chroma: pale fat. Grey
+# pictures, most photographs, inverted patches and brown stains are, and do.
+_ELSEWHERE, _FARTHER, _FADED = 3.0, 1.75, 0.4
+_NOISE = 4.0  # grey levels by which each channel of the training varies at least: it may be all grey
+_GREY = 2.0  # grey levels between channels, root mean square, that JPEG and rounding leave in a grey picture
 # Runs of 100 patches of PatchCamelyon lie within 0.31 standard deviations of its training part, another stain at 1.
 _FAR = 0.75
 # Haematoxylin is dark and bluer, eosin bright and redder, so red minus blue goes along with brightness: correlation
 # 0.08 to 0.35 in every run of 100 patches of PatchCamelyon, and the opposite when the channels are swapped.
 _CLEAR_CORRELATION = 0.05
-_SURE = 64  # patches below which a mean says little
+_FEW = 4  # patches from which a mean tells another kind of picture
+_SURE = 64  # patches below which it tells no other stain, and a covariance no swapped channels
 
 
 @dataclass
@@ -81,11 +89,34 @@ class Colour:
 
     def unlike(self, colour: Mapping[str, Any] | None) -> str:
         """Say in words how these patches differ from a card's `colour`; empty when they don't, or can't be told."""
-        if colour is None or self.patches < _SURE:
+        if self.patches and self.blank == self.patches:
+            return "all patches are blank (glass or black), their scores mean nothing: look at some of them"
+        if colour is None or not self.patches:
+            return ""
+        return self._unlike_in_kind(colour) or self._unlike_in_stain(colour)
+
+    def _unlike_in_kind(self, colour: Mapping[str, Any]) -> str:
+        """What even a few patches tell: that they are pictures of something else."""
+        if "covariance" not in colour:
+            return ""
+        mean, covariance = np.array(colour["mean"], float), np.array(colour["covariance"], float)
+        if _grey(self.mean, self.covariance) and not _grey(mean, covariance):
+            return "the patches are grey, the model was trained on coloured ones: score the coloured originals"
+        if self.patches >= _FEW and _elsewhere(self.mean, mean, covariance):
+            here, there = _said(self.mean), _said(mean)
+            return (
+                f"the patches' mean colour is {here} (red, green, blue), far from the training's {there}:"
+                " look at some, scores of other tissue, stains or pictures mean nothing"
+            )
+        return ""
+
+    def _unlike_in_stain(self, colour: Mapping[str, Any]) -> str:
+        """What takes many patches: a shift of the stain, and swapped channels."""
+        if self.patches < _SURE:
             return ""
         mean, std = np.array(colour["mean"], float), np.array(colour["std"], float)
         if (np.abs(self.mean - mean) > _FAR * np.maximum(std, 1)).any():
-            here, there = (", ".join(f"{value:.0f}" for value in channels) for channels in (self.mean, mean))
+            here, there = _said(self.mean), _said(mean)
             return (
                 f"the patches' mean colour is {here} (red, green, blue), the model was trained at {there}:"
                 " another stain, scanner or magnification?"
@@ -95,6 +126,26 @@ class Colour:
             if run * training < 0 and min(abs(run), abs(training)) > _CLEAR_CORRELATION:
                 return "red and blue look swapped in these patches, compared with those the model was trained on"
         return ""
+
+
+def _said(mean: NDArray[np.float64]) -> str:
+    return ", ".join(f"{value:.0f}" for value in mean)
+
+
+def _grey(mean: NDArray[np.float64], covariance: NDArray[np.float64]) -> bool:
+    """Whether red, green and blue are the same everywhere, or nearly."""
+    steps = np.array([[1.0, -1.0, 0.0], [0.0, 1.0, -1.0]])
+    squares = np.diag(steps @ (covariance + np.outer(mean, mean)) @ steps.T)
+    return bool((squares <= _GREY**2).all())
+
+
+def _elsewhere(mean: NDArray[np.float64], training: NDArray[np.float64], covariance: NDArray[np.float64]) -> bool:
+    """Whether a mean colour is out of reach of the training patches, or far from theirs and nearer to grey."""
+    shift = mean - training
+    distance = float(np.sqrt(shift @ np.linalg.solve(covariance + _NOISE**2 * np.eye(3), shift)))
+    chroma, wanted = mean - mean.mean(), training - training.mean()
+    faded = bool(chroma @ wanted < _FADED * (wanted @ wanted))
+    return distance > _ELSEWHERE or (faded and distance > _FARTHER)
 
 
 def _red_with_light(covariance: NDArray[np.float64]) -> float:

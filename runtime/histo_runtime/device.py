@@ -25,6 +25,7 @@ from histo_runtime.onnx_runtime import (
     first_line,
     has_driver,
     import_onnxruntime,
+    is_unreadable,
     missing_for_cuda,
     preload,
 )
@@ -187,6 +188,10 @@ class _Opening:
         except HistoError:
             raise
         except Exception as error:  # onnxruntime's errors share no base class
+            if is_unreadable(error):
+                raise ModelFileError(
+                    f"{self.model.path}: is no ONNX file, or was cut off: copy it again from where it was exported"
+                ) from error
             raise ModelFileError(
                 f"{self.model.path}: onnxruntime can't run it ({first_line(error)}): export it again with histo-export"
             ) from error

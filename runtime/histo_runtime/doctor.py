@@ -69,8 +69,7 @@ def open_model(model: Path) -> tuple[PatchClassifier | None, list[Check]]:
     try:
         classifier = PatchClassifier(model)
     except HistoError as error:
-        remedy = "copy the file again from where it was exported, or export it again with histo-export"
-        return None, [Check("FAIL", "model", str(error), remedy)]
+        return None, [Check("FAIL", "model", *_finding_and_remedy(error))]
     origin = " (comes with histo-edge)" if is_bundled(model) else ""
     return classifier, [
         Check("PASS", "model", f"{model}{origin}: card valid, SHA-256 {classifier.sha256}"),
@@ -80,6 +79,12 @@ def open_model(model: Path) -> tuple[PatchClassifier | None, list[Check]]:
         _check_golden(classifier),
         _measure_speed(classifier),
     ]
+
+
+def _finding_and_remedy(error: HistoError) -> tuple[str, str]:
+    """Part an error's line where it goes on to what mends it, which it does last and after a colon."""
+    finding, _, remedy = str(error).rpartition(": ")
+    return finding, remedy
 
 
 def _check_packages() -> Check:
@@ -145,7 +150,7 @@ def _check_checksum(classifier: PatchClassifier) -> Check:
     try:
         there = check_checksum(classifier.model, classifier.sha256)
     except HistoError as error:
-        return Check("FAIL", "checksum", str(error), "copy the model and its .sha256 file again")
+        return Check("FAIL", "checksum", *_finding_and_remedy(error))
     name = checksum_path(classifier.model).name
     return Check("PASS", "checksum", f"as in {name}" if there else f"not checked: there is no {name}")
 

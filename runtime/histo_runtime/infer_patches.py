@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from histo_runtime.command import EXIT_SOME_PATCHES_FAILED, say
+from histo_runtime.enough import enough_for_auc, enough_for_calibration, few_labelled
 from histo_runtime.errors import UsageError
 from histo_runtime.labels import read_labels
 from histo_runtime.results import STDOUT, check_free, check_kaggle, check_table, partial_path
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from histo_runtime.inputs import PatchInputs
     from histo_runtime.request import Request
     from histo_runtime.run_record import Summary
+
+_OF_PROBABILITIES = ("brier", "nll", "ece", "ece_if_calibrated")
 
 
 def infer_patches(request: Request) -> None:
@@ -109,15 +112,20 @@ def _say_how_it_went(summary: Summary, output: str, request: Request) -> None:
     if request.as_json:
         click.echo(json.dumps(summary.to_dict(output)))
     elif summary.metrics:
+        if "positives" in summary.metrics and (few := few_labelled(summary.metrics["n"], summary.metrics["positives"])):
+            request.inform(few)
         for line in _metric_lines(summary.metrics):
             click.echo(line, err=output == STDOUT)
 
 
 def _metric_lines(metrics: Mapping[str, Any]) -> Iterator[str]:
-    """Write each figure with its 95 % interval."""
-    intervals = metrics.get("intervals", {})
+    """Write each figure with its 95 % interval, those left out that say nothing of so few patches."""
+    intervals = dict(metrics.get("intervals", {}))
+    if not enough_for_auc(metrics["n"], metrics.get("positives", 0)):
+        intervals.pop("auc", None)
+    left_out = {"intervals"} if enough_for_calibration(metrics["n"]) else {"intervals", *_OF_PROBABILITIES}
     for name, value in metrics.items():
-        if name != "intervals":
+        if name not in left_out:
             text = f"{value:.4f}" if isinstance(value, float) else "-" if value is None else str(value)
             ends = intervals.get(name)
             yield f"{name:<17} {text}" + (f"  ({ends[0]:.4f} to {ends[1]:.4f})" if ends else "")

@@ -13,6 +13,7 @@ from histo_runtime.checksum import sha256_of
 from histo_runtime.errors import CardError, ModelFileError, ModelNotFoundError
 from histo_runtime.onnx_runtime import make_run_options
 
+_HDF5 = b"\x89HDF\r\n\x1a\n"
 _KERAS_SUFFIXES = (".h5", ".hdf5", ".keras")
 OUTPUTS = ["probability", "view_probability"]
 
@@ -37,6 +38,7 @@ class ModelFile:
             )
         if self.path.suffix.lower() in _KERAS_SUFFIXES:
             raise ModelFileError(f"{path}: is a Keras file: run histo-export {path} model.onnx first")
+        _refuse_other_files(self.path)
 
     @cached_property
     def sha256(self) -> str:
@@ -68,6 +70,19 @@ class ModelFile:
             raise ModelFileError(
                 f"{self.path}: gives {shapes}, which are not the classes and views of its card: export it again"
             )
+
+
+def _refuse_other_files(path: Path) -> None:
+    """Refuse by their first bytes files of which onnxruntime would only say that it can't parse them."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_HDF5))
+    except OSError as error:
+        raise ModelFileError(f"{path}: can't be read ({error.strerror}): mend that first") from error
+    if not start:
+        raise ModelFileError(f"{path}: is empty (0 bytes): copy it again from where it was exported")
+    if start == _HDF5:
+        raise ModelFileError(f"{path}: is HDF5, as Keras writes it: run histo-export {path} model.onnx first")
 
 
 def _read_card(model: Path, session: Any) -> ModelCard:

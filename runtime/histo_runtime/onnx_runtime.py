@@ -146,6 +146,11 @@ def nodes_by_provider(session: Any) -> dict[str, int]:
     return counts
 
 
+def is_unreadable(error: Exception) -> bool:
+    """Whether an error of opening a model says that the file holds none, not that the model can't be run."""
+    return type(error).__name__ == "InvalidProtobuf" or "No graph was found" in str(error)
+
+
 def first_line(error: BaseException) -> str:
     """Cut an error of onnxruntime, which may be pages long, to its first line."""
     return str(error).strip().split("\n", 1)[0][:300] or type(error).__name__

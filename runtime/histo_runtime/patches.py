@@ -30,6 +30,14 @@ IMAGE_SUFFIXES = frozenset({".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp"})
 _IMAGE_ENDINGS = tuple(IMAGE_SUFFIXES)
 FILE_LIMIT = 100_000_000  # bytes, 5,700 uncompressed pixels square; what is larger is a slide or a bomb, not a patch
 _FORMATS = ("TIFF", "PNG", "JPEG", "BMP")
+_BEGINNINGS = {
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"II+\0": "TIFF",
+    b"MM\0+": "TIFF",
+    b"\x89PNG": "PNG",
+    b"\xff\xd8": "JPEG",
+}
 _RESIZE_LIMIT = 64_000_000  # pixels; what is larger is a slide or a decompression bomb, not a patch
 _PLAIN_MODES = frozenset({"RGB", "L", "1"})
 _ALPHA_MODES = frozenset({"RGBA", "LA", "PA"})
@@ -68,7 +76,7 @@ def read_patch(source: str | Path | bytes, *, size: int, resize: bool = False) -
         raise PatchError(f"can't be read: {reason_of(error)}") from error
     if not data:
         raise PatchError("is empty (0 bytes)")
-    with _damage_named(), Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+    with _damage_named(data[:4]), Image.open(io.BytesIO(data), formats=_FORMATS) as image:
         if image.format == "TIFF":
             image.getexif().pop(_ORIENTATION, None)  # Pillow turns a TIFF by this tag while it loads
         return _patch(image, size, resize=resize)
@@ -101,14 +109,19 @@ def patch_from_image(image: Image.Image, *, size: int, resize: bool = False) -> 
 
 
 @contextmanager
-def _damage_named() -> Iterator[None]:
-    """Turn what Pillow raises on bad data into a PatchError."""
+def _damage_named(start: bytes = b"") -> Iterator[None]:
+    """Turn what Pillow raises on bad data, which starts with these bytes, into a PatchError."""
     try:
         yield
     except PatchError:
         raise
     except UnidentifiedImageError as error:
+        kind = next((name for beginning, name in _BEGINNINGS.items() if start.startswith(beginning)), None)
+        if kind:
+            raise PatchError(f"begins as {kind} and can't be read: damaged, or not 8-bit RGB") from error
         raise PatchError("is not a TIFF, PNG, JPEG or BMP image") from error
+    except Image.DecompressionBombError as error:
+        raise PatchError("has hundreds of millions of pixels, too large to be a patch") from error
     except MemoryError:
         raise
     except Exception as error:  # Pillow's decoders raise almost anything on damaged data

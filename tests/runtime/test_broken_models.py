@@ -38,6 +38,11 @@ def _truncated(target: Path) -> Path:
     return target
 
 
+def _hdf5(target: Path) -> Path:
+    target.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    return target
+
+
 def _card(text: str | bytes | None) -> Callable[[Path], Path]:
     return lambda target: with_card_text(DATA / "sigmoid_d4.onnx", target, text)
 
@@ -57,9 +62,10 @@ def _letter(before: bytes, after: bytes) -> Callable[[Path], Path]:
 BROKEN = {
     "missing": (_missing, ModelNotFoundError, "histo-export"),
     "a folder": (_folder, ModelFileError, "name the .onnx file"),
-    "empty": (_empty, ModelFileError, "histo-export"),
-    "a text": (_text, ModelFileError, "histo-export"),
-    "truncated": (_truncated, ModelFileError, "histo-export"),
+    "empty": (_empty, ModelFileError, "empty.*copy it again"),
+    "a text": (_text, ModelFileError, "no ONNX file.*copy it again"),
+    "truncated": (_truncated, ModelFileError, "cut off: copy it again"),
+    "Keras under another name": (_hdf5, ModelFileError, "run histo-export"),
     "without a card": (_card(None), CardError, "no histo-edge card.*histo-export"),
     "card under another key": (_letter(b"histo.card", b"histo.carx"), CardError, "no histo-edge card"),
     "card not JSON": (_card("{"), CardError, "not JSON.*histo-export"),

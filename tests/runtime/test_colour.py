@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from histo_runtime.card import ModelCard
+from histo_runtime.classifier import PatchClassifier
 from histo_runtime.colour import Colour
+from histo_runtime.golden import unpack_golden
 from histo_runtime.synthetic import synthetic_patches
 
 
@@ -70,10 +73,58 @@ def test_swapped_channels_bring_one_even_where_the_means_are_alike(patches: np.n
     assert "swapped" in measured(balanced[..., ::-1]).unlike(card)
 
 
-def test_without_figures_in_the_card_or_with_few_patches_nothing_is_said(patches: np.ndarray) -> None:
+def test_without_figures_in_the_card_or_of_few_patches_nothing_is_said_of_their_stain(patches: np.ndarray) -> None:
     swapped = patches[..., ::-1]
     card = measured(patches).to_card()
     assert measured(swapped).unlike(None) == ""
     assert measured(swapped[:20]).unlike(card) == ""
     del card["covariance"]  # a card of before
     measured(swapped).unlike(card)
+
+
+# A few patches: eight real ones, against the model that comes along
+
+
+@pytest.fixture(scope="module")
+def model() -> ModelCard:
+    return PatchClassifier().card
+
+
+@pytest.fixture(scope="module")
+def tissue(model: ModelCard) -> np.ndarray:
+    return unpack_golden(model)[0]
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 8])
+def test_a_few_patches_of_tissue_bring_no_warning(model: ModelCard, tissue: np.ndarray, count: int) -> None:
+    for first in range(0, len(tissue), count):
+        assert measured(tissue[first : first + count]).unlike(model.colour) == ""
+
+
+def test_a_part_of_glass_among_tissue_brings_no_warning(model: ModelCard, tissue: np.ndarray) -> None:
+    glass = np.full((4, 96, 96, 3), 243, np.uint8)
+    assert measured(np.concatenate([tissue[:4], glass])).unlike(model.colour) == ""
+
+
+@pytest.mark.parametrize("count", [1, 4, 8])
+def test_grey_pictures_are_noticed_from_the_first_on(model: ModelCard, tissue: np.ndarray, count: int) -> None:
+    grey = np.repeat(tissue[:count].mean(axis=3, keepdims=True).round().astype(np.uint8), 3, axis=3)
+    assert "are grey" in measured(grey).unlike(model.colour)
+    assert measured(grey).unlike(measured(grey).to_card()) == "", "unless the training was grey"
+
+
+@pytest.mark.parametrize("what", ["inverted", "green and red swapped", "brown", "landscape"])
+def test_four_patches_of_something_else_are_noticed(model: ModelCard, tissue: np.ndarray, what: str) -> None:
+    shade = np.linspace(0.3, 1, 96)[:, None, None] * np.ones((96, 1))
+    other = {
+        "inverted": 255 - tissue[:4],
+        "green and red swapped": tissue[:4][..., [1, 0, 2]],
+        "brown": np.stack([shade * [190, 140, 100]] * 4).astype(np.uint8),
+        "landscape": np.stack([shade * [150, 165, 150]] * 4).astype(np.uint8),
+    }[what]
+    assert "look at some" in measured(other).unlike(model.colour)
+
+
+@pytest.mark.parametrize("level", [4, 250])
+def test_a_run_of_nothing_but_blank_patches_is_noticed(model: ModelCard, level: int) -> None:
+    assert "all patches are blank" in measured(np.full((2, 96, 96, 3), level, np.uint8)).unlike(model.colour)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from histo_runtime import doctor as checks
 from histo_runtime import onnx_runtime
 from histo_runtime.cli import doctor
 from tests.conftest import DATA
-from tests.runtime.onnx_bytes import card_of, with_card
+from tests.runtime.onnx_bytes import card_of, with_card, with_card_text
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +29,10 @@ def examine(*arguments: object) -> Result:
     result = CliRunner().invoke(doctor, [str(argument) for argument in arguments])
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return result
+
+
+def _first_bytes(count: int) -> bytes:
+    return (DATA / "sigmoid_d4.onnx").read_bytes()[:count]
 
 
 def lines_of(result: Result, status: str) -> list[str]:
@@ -292,15 +297,52 @@ def test_a_golden_answer_of_the_wrong_kind_is_a_failure_not_a_traceback(tmp_path
     assert lines_of(result, "FAIL  golden patches:")
 
 
-def test_a_model_that_does_not_open_fails_with_its_file_and_remedy(tmp_path: Path) -> None:
-    (tmp_path / "text.onnx").write_text("text\n")
-    for name in ("gone.onnx", "text.onnx"):
-        result = examine(tmp_path / name)
-        assert result.exit_code == 1
-        (failed,) = lines_of(result, "FAIL")
-        assert name in failed
-        assert "histo-export" in result.stdout
-        assert json.loads(examine(tmp_path / name, "--json").stdout)["card"] is None
+@pytest.mark.parametrize(
+    ("content", "remedy"),
+    [
+        (None, "histo-export MODEL ONNX"),
+        ("", "copy it again from where it was exported"),
+        ("nonsense\n", "copy it again from where it was exported"),
+        (
+            "version https://git-lfs.github.com/spec/v1\n",
+            "copy it again from where it was exported",
+        ),
+        (_first_bytes(3), "copy it again from where it was exported"),
+        (_first_bytes(3000), "copy it again from where it was exported"),
+        (_first_bytes(-1), "copy it again from where it was exported"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(100), "run histo-export"),
+        ("folder", "name the .onnx file in it"),
+        ("without a card", "export it with histo-export MODEL ONNX"),
+    ],
+)
+def test_a_model_that_does_not_open_is_one_finding_with_one_remedy(
+    tmp_path: Path, content: str | bytes | None, remedy: str
+) -> None:
+    model = tmp_path / "model.onnx"
+    if content == "folder":
+        model.mkdir()
+    elif content == "without a card":
+        with_card_text(DATA / "sigmoid_d4.onnx", model, None)
+    elif content is not None:
+        model.write_bytes(content.encode() if isinstance(content, str) else content)
+    result = examine(model)
+    assert result.exit_code == 1
+    (failed,) = lines_of(result, "FAIL")
+    lines = result.stdout.splitlines()
+    assert remedy in lines[lines.index(failed) + 1]
+    assert failed.startswith(f"FAIL  model: {model}: ")
+    for said in ("export", "copy", "name the"):
+        assert said not in failed.removeprefix(f"FAIL  model: {model}"), "the remedy stands in its line alone"
+    assert json.loads(examine(model, "--json").stdout)["card"] is None
+
+
+def test_a_model_that_differs_from_its_checksum_is_one_finding_with_one_remedy(tmp_path: Path) -> None:
+    model = tmp_path / "m.onnx"
+    shutil.copy(DATA / "sigmoid_d4.onnx", model)
+    Path(f"{model}.sha256").write_text(f"{'0' * 64}  m.onnx\n")
+    found = finding("checksum", model)
+    assert "copy" not in found["finding"]
+    assert found["remedy"] == "copy both files again"
 
 
 def test_without_onnxruntime_the_line_that_installs_it_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -37,18 +38,18 @@ def figures(folder: Path, table: Path, threshold: float) -> dict[str, float]:
 
 @pytest.mark.parametrize("source", ["folders", "path", "id"])
 def test_the_figures_against_labels_are_scikit_learns(
-    folder: Path, tmp_path: Path, tiny: PatchClassifier, patches: np.ndarray, source: str
+    twice: Path, tmp_path: Path, tiny: PatchClassifier, patches: np.ndarray, source: str
 ) -> None:
     threshold = float(np.median(tiny.predict(patches).probability)) + 1e-4
     labels = source
     if source != "folders":
-        files = sorted(folder.rglob("*.png"))
-        key = (lambda f: f.relative_to(folder).as_posix()) if source == "path" else (lambda f: f.stem)
+        files = sorted(twice.rglob("*.png"))
+        key = (lambda f: f.relative_to(twice).as_posix()) if source == "path" else (lambda f: f.stem)
         lines = [f"{key(file)},{file.parent.name}" for file in files]
         Path("labels.csv").write_text("\n".join([f"{source},label", *lines]) + "\n")
         labels = "labels.csv"
-    result = score(folder, "--labels", labels, "--threshold", threshold)
-    expected = figures(folder, tmp_path / "predictions.csv", threshold)
+    result = score(twice, "--labels", labels, "--threshold", threshold)
+    expected = figures(twice, tmp_path / "predictions.csv", threshold)
     assert 0.2 < expected["auc"] < 0.98
     assert 0 < expected["sensitivity"] < 1
     found = read_json(tmp_path / "predictions.run.json")["metrics"]
@@ -59,6 +60,25 @@ def test_the_figures_against_labels_are_scikit_learns(
         assert low <= expected[name] <= high
         assert f"{expected[name]:.4f}  ({low:.4f} to {high:.4f})" in lines[name]
     assert f"{found['ece']:.4f}" in lines["ece"]
+    assert "have a label" not in result.stderr
+
+
+@pytest.mark.parametrize(("kept", "words"), [(12, "only 24 patches"), (5, "only 10 patches"), (1, "only 2 patches")])
+def test_of_few_patches_it_says_how_few_and_prints_neither_calibration_nor_an_interval_of_the_auc(
+    folder: Path, tmp_path: Path, kept: int, words: str
+) -> None:
+    few = shutil.copytree(folder, tmp_path / "few")
+    for of_class in few.iterdir():
+        for file in sorted(of_class.iterdir())[kept:]:
+            file.unlink()
+    result = score(few, "--labels", "folders")
+    assert words in result.stderr
+    lines = dict(line.split(maxsplit=1) for line in result.stdout.splitlines())
+    assert list(lines) == ["n", "positives", "auc", "accuracy", "sensitivity", "specificity", "threshold"]
+    assert "to" not in lines["auc"]
+    assert " to " in lines["sensitivity"]
+    metrics = read_json(tmp_path / "predictions.run.json")["metrics"]
+    assert all(metrics[name] is not None for name in ("ece", "ece_if_calibrated", "brier", "nll")), "in the record"
 
 
 def test_the_figures_count_the_labels_that_stand_in_the_table(

@@ -273,3 +273,24 @@ def test_the_suffixes_are_those_of_the_four_formats() -> None:
 def test_a_patch_error_is_the_builtin_that_fits() -> None:
     assert issubclass(PatchError, HistoError)
     assert issubclass(PatchError, ValueError)
+
+
+@pytest.mark.filterwarnings("ignore:::PIL")
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF"])
+def test_a_file_cut_off_in_its_header_is_not_said_to_be_another_kind_of_file(kind: str) -> None:
+    with pytest.raises(PatchError, match=f"begins as {kind} and can't be read|is damaged: Truncated"):
+        read_patch(encode(SMOOTH, kind)[:8], size=SIDE)
+
+
+def test_a_tiff_of_floating_point_colour_is_not_said_to_be_no_tiff() -> None:
+    bits = struct.pack("<HHH", 8, 8, 8)
+    data = encode(RGB, "TIFF", compression="raw")
+    assert data.count(bits) == 1
+    with pytest.raises(PatchError, match="begins as TIFF and can't be read: damaged, or not 8-bit RGB"):
+        read_patch(data.replace(bits, struct.pack("<HHH", 32, 32, 32)), size=SIDE)
+
+
+@pytest.mark.parametrize("resize", [False, True])
+def test_a_picture_of_hundreds_of_megapixels_is_too_large_and_not_damaged(*, resize: bool) -> None:
+    with pytest.raises(PatchError, match="pixels, too large to be a patch"):
+        read_patch(png(8, 2, b"\0" * 30, 30, width=20_000), size=SIDE, resize=resize)

@@ -91,13 +91,43 @@ def test_failures_stand_by_reason_with_counts_and_names(folder: Path, tmp_path: 
     assert "has colour mode CMYK: convert it to 8-bit RGB 1 print.jpg" in text
 
 
-def test_with_labels_it_shows_the_figures_of_the_metrics(folder: Path, tmp_path: Path) -> None:
-    run(folder, "--labels", "folders", "--report", "r.html")
+def test_with_labels_it_shows_the_figures_of_the_metrics(twice: Path, tmp_path: Path) -> None:
+    run(twice, "--labels", "folders", "--report", "r.html")
     metrics = read_json(tmp_path / "predictions.run.json")["metrics"]
     text = Reader(tmp_path / "r.html").text
     for name in ("AUC", "Accuracy", "Sensitivity", "Specificity"):
         assert f"{name} {metrics[name.lower()]:.3f} 95 % interval" in text
     assert all(heading in text for heading in ("ROC", "Reliability", "Sensitivity and specificity by threshold"))
+
+
+@pytest.mark.parametrize(("kept", "called"), [(5, "Only 10 patches have a label"), (1, "Only 2 patches have a label")])
+def test_of_few_patches_it_says_how_few_and_shows_what_they_can_tell(
+    folder: Path, tmp_path: Path, kept: int, called: str
+) -> None:
+    few = shutil.copytree(folder, tmp_path / "few")
+    for of_class in few.iterdir():
+        for file in sorted(of_class.iterdir())[kept:]:
+            file.unlink()
+    run(few, "--labels", "folders", "--report", "r.html")
+    page = Reader(tmp_path / "r.html")
+    assert called in page.text
+    for word in ("Calibration error", "Reliability", "Sensitivity and specificity by threshold", "lie at or below"):
+        assert word not in page.text
+    assert re.search(r"AUC \d\.\d{3} Accuracy \d\.\d{3} 95 % interval", page.text), "the AUC without its interval"
+    assert "All patches" in page.text
+    assert "certain: " not in page.text, "no patch twice because there are so few"
+
+
+def test_one_patch_is_spoken_of_as_one(folder: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "alone" / "1"
+    alone.mkdir(parents=True)
+    shutil.copy(next((folder / "1").iterdir()), alone)
+    run(alone.parent, "--labels", "folders", "--report", "r.html")
+    text = Reader(tmp_path / "r.html").text
+    for words in ("1 of 1 patch was scored and has a label", "Only 1 patch has a label", "None: the patch was scored"):
+        assert words in text
+    assert "The one patch labelled tumour has 0." in text
+    assert "labelled normal" not in text
 
 
 def test_without_labels_it_shows_neither_figures_nor_wrong_patches(folder: Path, tmp_path: Path) -> None:

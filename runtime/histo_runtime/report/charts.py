@@ -74,6 +74,7 @@ def histogram(
         if threshold is not None:
             axes.axvline(threshold, color=INK, linewidth=1, linestyle=(0, (2, 2)), label=f"threshold {threshold:.3g}")
         axes.set(xlim=(0, 1), xlabel=short(of, 40), ylabel="patches")
+        axes.locator_params("y", integer=True)
         if len(counts) > 1 or threshold is not None:
             legend_above(axes)
 
@@ -83,8 +84,12 @@ def histogram(
 def _histogram_words(groups: Mapping[str, NDArray[np.float32]], of: str) -> str:
     parts = []
     for name, values in groups.items():
-        low, high = (float(np.mean(kept)) if len(values) else 0.0 for kept in (values < 0.1, values >= 0.9))
+        low, high = (float(np.mean(kept)) for kept in (values < 0.1, values >= 0.9))
+        if len(values) == 1:
+            parts.append(f"{f'The one patch {name}'.rstrip()} has {values[0]:.3f}.")
+            continue
         which = f"Of {len(values):,} patches {name}".rstrip()
-        median = f", the median is {np.median(values):.3f}" if len(values) else ""
-        parts.append(f"{which} {low:.0%} lie below 0.1 and {high:.0%} from 0.9 on{median}.")
+        parts.append(
+            f"{which} {low:.0%} lie below 0.1 and {high:.0%} from 0.9 on, the median is {np.median(values):.3f}."
+        )
     return f"Histogram of the {of}. {' '.join(parts)}"

@@ -11,6 +11,7 @@ from histo_runtime.report.section import Section
 
 _BINS = 40
 _RANGES = 10
+_QUANTILES = 100  # patches of which one in a hundred can be spoken of
 
 
 def scores(run: FinishedRun) -> Section | None:
@@ -28,12 +29,14 @@ def scores(run: FinishedRun) -> Section | None:
     )
     counts, edges = np.histogram(probability, _RANGES, (0, 1))
     called = np.bincount(run.scored.label[done], minlength=len(run.classes))
+    shares = (0.5, 0.9, 0.99) if len(std) >= _QUANTILES else ()
     content = {
         "chart": chart,
         "of": of,
         "called": [(name, int(n), n / done.sum()) for name, n in zip(run.classes, called, strict=True)],
         "ranges": [(edges[i], edges[i + 1], int(n), n / len(probability)) for i, n in enumerate(counts)],
-        "std": [(f"{share:.0%}", float(np.quantile(std, share))) for share in (0.5, 0.9, 0.99)] if std.any() else [],
+        "spread": bool(std.any()),
+        "std": [(f"{share:.0%}", float(np.quantile(std, share))) for share in shares],
         "largest_std": float(std.max()),
     }
     return Section("scores", "Distribution of the scores", "scores.html.j2", content)
@@ -43,8 +46,6 @@ def _by_truth(run: FinishedRun) -> dict[str, NDArray[np.float32]]:
     """Probabilities by true class, when there are two and each patch of the run is judged against one."""
     if not run.binary or not run.judged.any() or run.truth is None:
         return {}
-    of_class = {
-        f"labelled {name}": run.scored.probability[run.judged & (run.truth == i)] for i, name in enumerate(run.classes)
-    }
-    without = run.scored.done & ~run.judged
-    return of_class | ({"without a label": run.scored.probability[without]} if without.any() else {})
+    of_class = {f"labelled {name}": run.judged & (run.truth == i) for i, name in enumerate(run.classes)}
+    which = of_class | {"without a label": run.scored.done & ~run.judged}
+    return {name: run.scored.probability[mask] for name, mask in which.items() if mask.any()}

@@ -65,7 +65,8 @@ class _Choice:
 
 def patch_sheets(run: FinishedRun) -> Section | None:
     """The section of sheets; None when no patch was scored."""
-    choices = [choice for choice in (*_wrong(run), *_least_certain(run), *_most_certain(run)) if len(choice.positions)]
+    shown = _all(run) if run.scored.done.sum() < _SHEET else (*_least_certain(run), *_most_certain(run))
+    choices = [choice for choice in (*_wrong(run), *shown) if len(choice.positions)]
     if not choices:
         return None
     names = {run.scored.names[int(position)] for choice in choices for position in choice.positions}
@@ -141,6 +142,12 @@ def _wrong(run: FinishedRun) -> Iterator[_Choice]:
     yield _Choice("Called wrong", note, _first(run.scored.lead, wrong, _SHEET, largest=True))
 
 
+def _all(run: FinishedRun) -> Iterator[_Choice]:
+    """Those of a run that are no more than one sheet holds."""
+    positions = _first(run.scored.lead, run.scored.done, _SHEET, largest=False)
+    yield _Choice("All patches", "The least certain first." if len(positions) > 1 else "", positions)
+
+
 def _least_certain(run: FinishedRun) -> Iterator[_Choice]:
     near = "the threshold" if run.binary else "a tie between two classes"
     positions = _first(run.scored.lead, run.scored.done, _SHEET, largest=False)
@@ -158,7 +165,7 @@ def _most_certain(run: FinishedRun) -> Iterator[_Choice]:
 
 def _shown(count: int, most: int, which: str) -> str:
     if count <= most:
-        return f"All {count} of them, the surest first." if count > 1 else "The only one."
+        return {1: "The only one.", 2: "Both, the surest first."}.get(count, f"All {count} of them, the surest first.")
     return f"{most} of {count:,}: {which}."
 
 
