@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from histo_runtime import PatchClassifier
 from histo_runtime.cuda_graph import BoundBatch, GraphRuns
 from histo_runtime.model_file import OUTPUTS
-from histo_runtime.onnx_runtime import create_session, import_onnxruntime, quiet_run_options
+from histo_runtime.onnx_runtime import create_session, import_onnxruntime, make_run_options
 
 _ROUNDS = 5
 _PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
@@ -81,7 +81,7 @@ def variants(
         return rate(lambda: batch.run(feed), len(patches), seconds)
 
     def graphs(some: NDArray[np.uint8]) -> float:
-        runs, options = GraphRuns(opened(enable_cuda_graph="1"), device), quiet_run_options()
+        runs, options = GraphRuns(opened(enable_cuda_graph="1"), device), make_run_options()
         return rate(lambda: runs.run({"patches": some}, options), len(some), seconds)
 
     def two_in_flight() -> float:
