@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,6 +26,7 @@ _CSV, _PARQUET = ".csv", ".parquet"
 COLUMNS = ("path", "label", "probability", "std", "views", "error")
 _NOT_NUMBERS = ("path", "label", "error")
 _INTEGERS = ("views", "x", "y", "size", "size_y")
+_ROW_GROUP = 16_384  # rows of Parquet: a reader pays for each group, a writer holds one
 
 
 @dataclass(frozen=True)
@@ -191,15 +193,16 @@ def partial_path(output: str) -> Path:
 
 
 def write_parquet(file: Path | BinaryIO, columns: Sequence[str], blocks: Iterable[bytes]) -> None:
-    """Write CSV rows as Parquet, a row group a block: text as strings, numbers as float32 and int32, empty as null."""
+    """Write CSV rows as Parquet: text as strings, numbers as float32 and int32, empty as null."""
     import pyarrow as pa
     from pyarrow import parquet
 
     types = {name: pa.string() if name in _NOT_NUMBERS else pa.float32() for name in columns}
     schema = pa.schema({**types, **{name: pa.int32() for name in _INTEGERS if name in types}})
     with parquet.ParquetWriter(file, schema) as writer:
-        for block in blocks:
-            values = dict(zip(columns, zip(*decode(block), strict=True), strict=True))
+        rows = chain.from_iterable(map(decode, blocks))
+        while group := list(islice(rows, _ROW_GROUP)):
+            values = dict(zip(columns, zip(*group, strict=True), strict=True))
             arrays = [
                 pa.array([value or None for value in values[name]]).cast(schema.field(name).type)
                 for name in schema.names

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from histo_runtime import PatchClassifier, __version__
+from histo_runtime.results import encode, write_parquet
 from tests.conftest import names_in, read_json, read_table
 from tests.runtime.infer_command import SIGMOID, SOFTMAX, by_position, refused, score
 from tests.runtime.onnx_bytes import card_of
@@ -279,6 +280,19 @@ def test_a_run_over_a_zip_counts_rows_of_every_member(tmp_path: Path, folder: Pa
     in_zip, in_folder = read_table(tmp_path / "zip.csv"), read_table(tmp_path / "folder.csv")
     assert [row["path"] for row in in_zip] == [f"all.zip/{row['path']}" for row in in_folder]
     assert [row["probability"] for row in in_zip] == [row["probability"] for row in in_folder]
+
+
+def test_parquet_has_few_groups_however_small_the_blocks_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader pays for each group of rows."""
+    parquet = pytest.importorskip("pyarrow.parquet", reason="needs histo-edge[formats]")
+    monkeypatch.setattr("histo_runtime.results._ROW_GROUP", 100)
+    rows = [(f"{number}.png", "tumour", f"{number / 250:g}", "0", "8", "") for number in range(250)]
+    blocks = [encode(rows[first : first + 7]) for first in range(0, 250, 7)]
+    write_parquet(tmp_path / "a.parquet", COLUMNS, blocks)
+    file = parquet.ParquetFile(tmp_path / "a.parquet")
+    groups = [file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups)]
+    assert groups == [100, 100, 50]
+    assert file.read()["path"].to_pylist() == [row[0] for row in rows]
 
 
 def test_parquet_holds_the_same_table(folder: Path) -> None:
