@@ -15,7 +15,7 @@ pytest.importorskip("matplotlib", reason="the pictures are drawn by matplotlib")
 
 from histo_runtime.errors import OutputError
 from histo_train import pictures
-from histo_train.evaluate import Evaluation, evaluate
+from histo_train.evaluate import Evaluation, evaluate, worst_mistakes
 from tests.train.test_evaluate import sample
 
 CLASSES = ("normal", "tumour")
@@ -104,6 +104,15 @@ def test_the_sheet_shows_each_wrong_patch_with_its_own_name_and_probability(eval
         probability, label = evaluation.probability[place], evaluation.labels[place]
         assert said == f"p = {probability:.3f}, is {CLASSES[label]}"
         assert (probability >= np.float32(evaluation.threshold)) != label
+
+
+def test_copies_of_a_patch_are_one_mistake_on_the_sheet(evaluation: Evaluation) -> None:
+    valid = Shown(200, tuple(f"{row}.png" for row in range(200)))
+    worst = evaluation.reported[worst_mistakes(evaluation, 3)]
+    valid.pixels[worst] = valid.pixels[worst[0]]
+    names = [axes.get_title().splitlines()[0] for axes in pictures.mistakes(evaluation, valid, CLASSES).axes]
+    assert names[0] == f"{worst[0]}.png"
+    assert not {f"{row}.png" for row in worst[1:]} & set(names)
 
 
 def test_a_model_without_mistakes_has_an_empty_sheet(tmp_path: Path) -> None:

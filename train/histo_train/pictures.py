@@ -27,6 +27,7 @@ SCORES, MISTAKES = "scores.png", "mistakes.png"
 # Of the palette that colour-blind people tell apart: Okabe and Ito, Color Universal Design, 2008.
 _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#666666"
 _SCORE_BINS = 40
+_COPIES = 4  # of each mistake there may be so many before the sheet gets shorter
 _SHEET = (4, 6)  # rows and columns of mistakes
 _NAME_LENGTH = 24
 _LABEL_SIZE = 10
@@ -171,7 +172,7 @@ def scores(evaluation: Evaluation, classes: tuple[str, str]) -> Figure:
 
 def mistakes(evaluation: Evaluation, valid: NamedPatches, classes: tuple[str, str]) -> Figure:
     """A sheet of the 24 worst mistakes at most, each patch with its name, probability and true class."""
-    wrong = worst_mistakes(evaluation, _SHEET[0] * _SHEET[1])
+    wrong, shown = _different(evaluation, valid, _SHEET[0] * _SHEET[1])
     positions = evaluation.reported[wrong]
     rows = max(1, -(-len(wrong) // _SHEET[1]))
     figure = Figure(figsize=(1.75 * _SHEET[1], 2.1 * rows + 0.4), layout="constrained")
@@ -181,7 +182,7 @@ def mistakes(evaluation: Evaluation, valid: NamedPatches, classes: tuple[str, st
     if not len(wrong):
         figure.suptitle("No mistakes", fontsize=_LABEL_SIZE + 1)
         return figure
-    for axes, place, position, pixels in zip(cells, wrong, positions, valid.take(positions)[0], strict=False):
+    for axes, place, position, pixels in zip(cells, wrong, positions, shown, strict=False):
         said, label = evaluation.probability[place], classes[evaluation.labels[place]]
         axes.imshow(pixels, interpolation="nearest")
         text = f"{_shortened(valid.name(int(position)))}\np = {said:.3f}, is {_shortened(label)}"
@@ -189,6 +190,15 @@ def mistakes(evaluation: Evaluation, valid: NamedPatches, classes: tuple[str, st
     title = f"The worst mistakes: furthest on the wrong side of the threshold {evaluation.threshold:.3f}"
     figure.suptitle(title, fontsize=_LABEL_SIZE + 1)
     return figure
+
+
+def _different(evaluation: Evaluation, valid: NamedPatches, count: int) -> tuple[NDArray[np.intp], NDArray[np.uint8]]:
+    """Places and pixels of the worst mistakes; PatchCamelyon's validation has patches three times, shown once here."""
+    worst = worst_mistakes(evaluation, _COPIES * count)
+    pixels = valid.take(evaluation.reported[worst])[0]
+    contents = [patch.tobytes() for patch in pixels]
+    first = [place for place, content in enumerate(contents) if content not in contents[:place]][:count]
+    return worst[first], pixels[first]
 
 
 def _save(figure: Figure, path: Path) -> Path:
