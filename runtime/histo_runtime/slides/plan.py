@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,20 +28,12 @@ class SlideSettings:
         tile_mpp: micrometres a pixel of the model's patches, in place of what its card says.
         stride: from a tile to the next, in tiles.
         mask: a file of the user's own, in place of the tissue mask.
-
-    Raises:
-        UsageError: a number is infinite or none at all.
     """
 
     mpp: float | None = None
     tile_mpp: float | None = None
     stride: float = 1.0
     mask: Path | None = None
-
-    def __post_init__(self) -> None:
-        for option, value in {"--mpp": self.mpp, "--tile-mpp": self.tile_mpp, "--stride": self.stride}.items():
-            if value is not None and not math.isfinite(value):
-                raise UsageError(f"{option} must be a number, not {value}")
 
     def refuse_for_patches(self) -> None:
         """Refuse options that mean nothing where there is no slide.

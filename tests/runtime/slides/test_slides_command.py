@@ -317,8 +317,8 @@ def test_a_folder_of_patches_is_scored_as_ever(tmp_path: Path, monkeypatch: pyte
         (["{slide}", "-o", "out", "--format", "kaggle"], "--format kaggle is for patches"),
         (["{svs}", "-o", "out.csv"], "give -o a folder"),
         (["{patch}", "-o", "out.csv", "--mpp", "0.5"], "--mpp is for slides"),
-        (["{slide}", "-o", "out", "--mpp", "nan"], "--mpp must be a number, not nan"),
-        (["{slide}", "-o", "out", "--stride", "nan"], "--stride must be a number, not nan"),
+        (["{slide}", "-o", "out", "--mpp", "nan"], "nan is not in the range"),
+        (["{slide}", "-o", "out", "--stride", "nan"], "nan is not in the range"),
         (["{slide}", "{slide}", "{other}", "-o", "out", "--mask", "{mask}"], "--mask is of one slide"),
     ],
 )
