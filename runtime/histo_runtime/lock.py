@@ -60,13 +60,16 @@ def _lock_path(output: Path) -> Path:
 def _taken(path: Path, output: Path) -> int:
     """Make the lock file, or take over one that was left behind; returns its descriptor."""
     for _ in range(_TRIES):
-        descriptor = _opened(path, output)
-        if descriptor is None:
+        opened = _opened(path, output)
+        if opened is None:
             continue
+        descriptor, writable = opened
         try:
             if _is_ours(descriptor, path, output):
-                _sign(descriptor, path)
-                return descriptor
+                if writable:
+                    _sign(descriptor, path)
+                    return descriptor
+                _remove(path)
         except BaseException:
             os.close(descriptor)
             raise
@@ -74,16 +77,23 @@ def _taken(path: Path, output: Path) -> int:
     raise _just_taken(output)
 
 
-def _opened(path: Path, output: Path) -> int | None:
-    """Open the lock file, made when it is not there; None when it was removed in this moment."""
+def _opened(path: Path, output: Path) -> tuple[int, bool] | None:
+    """Open the lock file, made when it is not there; None when it was removed in this moment.
+
+    Returns:
+        Its descriptor, and whether it can be written: another user's can only be read.
+    """
     try:
-        return os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644)
+        return os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644), True
     except FileExistsError:
         pass
     except OSError as error:
-        raise OutputError(f"{path}: can't be written ({error.strerror}): choose another folder") from error
+        raise _unwritable(path, error) from error
     try:
-        return os.open(path, os.O_RDWR)
+        try:
+            return os.open(path, os.O_RDWR), True
+        except PermissionError:
+            return os.open(path, os.O_RDONLY), False
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -141,7 +151,19 @@ def _sign(descriptor: int, path: Path) -> None:
     except OSError as error:
         with suppress(OSError):
             path.unlink()
-        raise OutputError(f"{path}: can't be written ({error.strerror}): choose another folder") from error
+        raise _unwritable(path, error) from error
+
+
+def _remove(path: Path) -> None:
+    """Remove the file that another user left behind; one of our own is made in its place."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> OutputError:
+    return OutputError(f"{path}: can't be written ({error.strerror}): choose another folder")
 
 
 def _just_taken(output: Path) -> OutputError:

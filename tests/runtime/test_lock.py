@@ -46,6 +46,28 @@ def test_a_lock_is_told_before_any_work_and_one_of_the_dead_is_none(tmp_path: Pa
     check_unlocked(output)
 
 
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="only root can be another user")
+def test_the_lock_of_another_user_names_its_run_and_one_left_behind_is_taken_over(
+    tmp_path: Path, dead_pid: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path.chmod(0o777)
+    monkeypatch.chdir(tmp_path)  # the folders above are root's alone
+    output = Path("a.csv")
+    try:
+        with locked(output):
+            os.seteuid(65534)
+            with pytest.raises(OutputError, match=f"another run .process {os.getpid()} on "), locked(output):
+                pass
+            os.seteuid(0)
+        path = write_lock(output, socket.gethostname(), dead_pid)
+        os.seteuid(65534)
+        with locked(output):
+            assert json.loads(path.read_text())["pid"] == os.getpid()
+    finally:
+        os.seteuid(0)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_error_releases_it(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), locked(tmp_path / "a.csv"):
         raise ZeroDivisionError
