@@ -59,7 +59,8 @@ class Journal:
                 self._file.write(_line({"journal": _VERSION, "manifest": manifest}))
             self._sync()
         except OSError as error:
-            self._file.close()
+            with suppress(OSError):  # what a full disk did not take is tried again
+                self._file.close()
             raise self._failed(error) from error
 
     @property

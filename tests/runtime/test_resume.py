@@ -257,9 +257,10 @@ def test_a_disk_that_is_full_from_the_start_is_named_with_its_file(patches: Path
     assert [path.name for path in small_disk.iterdir()] == ["ballast"]
 
 
-def test_a_journal_that_may_not_grow_is_named_with_the_remedy(patches: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("limit", [100, 1024], ids=["its first line", "its first block"])
+def test_a_journal_that_may_not_grow_is_named_with_the_remedy(patches: Path, tmp_path: Path, limit: int) -> None:
     (tmp_path / "few.csv").write_text("path\n" + f"{patches}/00001.png\n" * 40)  # fits into the buffer of a file
-    program = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024)); {INFER}"
+    program = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); {INFER}"
     command = [sys.executable, "-c", program, "few.csv", *map(str, SETTINGS)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1
