@@ -44,7 +44,7 @@ class ModelCard:
         threshold: a sigmoid's patch is called positive when probability >= threshold.
         threshold_rule: how the threshold was chosen; `label_rule`: how a label follows from the output.
         temperature: divides the logits inside the graph.
-        colour: `{"mean": [R, G, B], "std": [R, G, B]}` on the 0-255 scale, or None.
+        colour: `{"mean": [R, G, B], "std": [R, G, B], "covariance": [3 x 3]}` on the 0-255 scale, or None.
         views: names in order; an affine view is an object with its matrix.
         adaptive: the calibrated stopping margins, `{"stages": [{"views": 2, "margin": 0.5}, ...], "order": [3, ...]}`,
             or None.
@@ -223,10 +223,16 @@ def _is_object_or_none(value: Any) -> bool:
 def _is_colour(value: Any) -> bool:
     if value is None:
         return True
-    return isinstance(value, Mapping) and all(
-        isinstance(value.get(key), list | tuple) and len(value[key]) == 3 and all(map(_is_number, value[key]))
-        for key in ("mean", "std")
+    if not isinstance(value, Mapping):
+        return False
+    rows = value.get("covariance", [])  # files of before have none
+    return all(map(_is_three_numbers, (value.get("mean"), value.get("std")))) and (
+        rows == [] or (isinstance(rows, list | tuple) and len(rows) == 3 and all(map(_is_three_numbers, rows)))
     )
+
+
+def _is_three_numbers(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 3 and all(map(_is_number, value))
 
 
 def _one_of(choices: tuple[str, ...]) -> tuple[Callable[[Any], bool], str]:
@@ -253,7 +259,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "threshold_rule": (_is_text, "a text"),
     "temperature": (lambda v: _is_number(v) and v > 0, "a number above 0"),
     "label_rule": (_is_text, "a text"),
-    "colour": (_is_colour, "an object with mean and std of three numbers, or null"),
+    "colour": (_is_colour, "an object with mean and std of three numbers and a 3 x 3 covariance, or null"),
     "policy": (lambda v: isinstance(v, str) and bool(v), "a text that is not empty"),
     "views": (lambda v: isinstance(v, tuple), "a list of view names and affine views"),
     "merge": _one_of(MERGES),

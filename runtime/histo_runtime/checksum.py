@@ -42,7 +42,7 @@ def check_checksum(model: Path, sha256: str) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise ModelFileError(f"{path}: can't be read ({error.strerror})") from error
+        raise ModelFileError(f"{path}: can't be read ({error.strerror}): mend that first") from error
     if expected != [sha256]:
         raise ModelFileError(
             f"{model}: its SHA-256 is {sha256[:12]}..., {path.name} says {(expected or ['nothing'])[0][:12]}...:"

@@ -97,7 +97,7 @@ class Colour:
 
     def _unlike_in_kind(self, colour: Mapping[str, Any]) -> str:
         """What even a few patches tell: that they are pictures of something else."""
-        if "covariance" not in colour:
+        if not colour.get("covariance"):
             return ""
         mean, covariance = np.array(colour["mean"], float), np.array(colour["covariance"], float)
         if _grey(self.mean, self.covariance) and not _grey(mean, covariance):
@@ -121,7 +121,7 @@ class Colour:
                 f"the patches' mean colour is {here} (red, green, blue), the model was trained at {there}:"
                 " another stain, scanner or magnification?"
             )
-        if "covariance" in colour:
+        if colour.get("covariance"):
             run, training = _red_with_light(self.covariance), _red_with_light(np.array(colour["covariance"], float))
             if run * training < 0 and min(abs(run), abs(training)) > _CLEAR_CORRELATION:
                 return "red and blue look swapped in these patches, compared with those the model was trained on"

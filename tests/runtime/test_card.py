@@ -104,7 +104,14 @@ def test_unknown_keys_are_kept(extra: dict[str, Any]) -> None:
         "threshold_rule": [None, []],
         "temperature": [0, -1, None, "1", 10**400],
         "label_rule": [None, 1],
-        "colour": [{}, [], {"mean": [1, 2], "std": [1, 2, 3]}, {"mean": [1, 2, "3"], "std": [1, 2, 3]}],
+        "colour": [
+            {},
+            [],
+            {"mean": [1, 2], "std": [1, 2, 3]},
+            {"mean": [1, 2, "3"], "std": [1, 2, 3]},
+            {"mean": [1, 2, 3], "std": [1, 2, 3], "covariance": [[1, 2, 3], [1, 2, 3]]},
+            {"mean": [1, 2, 3], "std": [1, 2, 3], "covariance": "none"},
+        ],
         "policy": ["", None, 8],
         "views": [
             [],

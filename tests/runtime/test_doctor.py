@@ -343,6 +343,9 @@ def test_a_model_that_differs_from_its_checksum_is_one_finding_with_one_remedy(t
     found = finding("checksum", model)
     assert "copy" not in found["finding"]
     assert found["remedy"] == "copy both files again"
+    Path(f"{model}.sha256").unlink()
+    Path(f"{model}.sha256").mkdir()
+    assert finding("checksum", model)["remedy"] == "mend that first"
 
 
 def test_without_onnxruntime_the_line_that_installs_it_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
