@@ -94,8 +94,10 @@ class Request:
         from histo_runtime.checksum import check_checksum
         from histo_runtime.classifier import PatchClassifier
         from histo_runtime.device import without_notes
+        from histo_runtime.onnx_runtime import has_driver
 
-        with without_notes() if self.quiet else nullcontext():
+        # Where a card is there and can't be used, that is said even then: the run takes far longer.
+        with without_notes() if self.quiet and not has_driver() else nullcontext():
             classifier = PatchClassifier(
                 self.chosen_model,
                 device=self.device,

@@ -346,6 +346,17 @@ def test_quiet_silences_why_it_runs_on_the_cpu_but_no_warning(command: Run) -> N
     assert quiet.stderr == "looped/again: leads back to a folder that it lies in, and is not followed\n"
 
 
+def test_a_card_that_can_not_be_used_is_told_even_when_quiet(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("histo_runtime.onnx_runtime.has_driver", lambda: True)
+    result = CliRunner().invoke(infer, [str(folder), "--model", str(SIGMOID), "-o", "out.csv", "--quiet"])
+    assert result.exit_code == 0, result.output
+    if read_json(Path("out.run.json"))["device"] != "cpu":
+        pytest.skip("CUDA works here")
+    assert "running on the CPU: " in caplog.text
+
+
 def test_quiet_leaves_the_table_as_it_is(folder: Path, tmp_path: Path) -> None:
     score(folder, "-o", "a.csv")
     score(folder, "-o", "b.csv", "--quiet")
