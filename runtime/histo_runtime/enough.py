@@ -31,11 +31,11 @@ def few_labelled(count: int, positives: int | None = None) -> str:
     fewest = 0 if positives is None else min(positives, count - positives)  # with none of a class there is no AUC
     missing = []
     if not enough_for_calibration(count):
-        missing.append(f"no calibration (it takes {_CALIBRATION} patches)")
+        missing.append(f"calibration (from {_CALIBRATION} patches on)")
     if fewest and positives is not None and not enough_for_auc(count, positives):
-        missing.append(f"no AUC interval and no curves (they take {_EACH_CLASS} patches of each class)")
+        missing.append(f"an interval of the AUC and curves (from {_EACH_CLASS} patches of each class on)")
     if not count or not missing:
         return ""
     number, of = (fewest, " of one class") if enough_for_calibration(count) else (count, "")
     have = "has" if number == 1 else "have"
-    return f"only {patches(number)}{of} {have} a label, and chance moves such figures far: {', '.join(missing)}"
+    return f"only {patches(number)}{of} {have} a label, too few for {', and for '.join(missing)}"

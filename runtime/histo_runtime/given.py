@@ -70,7 +70,7 @@ def as_patch(patch: PatchLike, *, size: int, resize: bool = False) -> NDArray[np
         PatchError: it can't be read, is no patch, or has another size and `resize` is off.
     """
     if isinstance(patch, np.ndarray):
-        if resize and patch.dtype == np.uint8 and patch.ndim == 3 and patch.shape[2] == 3:
+        if resize and patch.size and patch.dtype == np.uint8 and patch.ndim == 3 and patch.shape[2] == 3:
             return patch_from_image(Image.fromarray(patch), size=size, resize=True)
         _check_array(patch, patch.shape, size)
         return patch

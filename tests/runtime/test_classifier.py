@@ -279,7 +279,8 @@ def test_resize_is_only_done_when_it_was_asked_for(tiny: PatchClassifier, tmp_pa
         resizing.predict([tmp_path / "large.png", large, as_array]).probability, expected.repeat(3)
     )
     np.testing.assert_array_equal(resizing.predict(as_array[None].repeat(2, axis=0)).probability, expected.repeat(2))
-    for no_image in (np.zeros((96, 80), np.uint8), np.zeros((2, 3, 96, 80), np.uint8), np.zeros((1, 96, 80, 3))):
+    empty = np.zeros((0, 80, 3), np.uint8)  # as of a region beyond the edge
+    for no_image in (empty, np.zeros((96, 80), np.uint8), np.zeros((2, 3, 96, 80), np.uint8), np.zeros((1, 96, 80, 3))):
         with pytest.raises(PatchError, match="is an array of"):
             resizing.predict(no_image)
 

@@ -143,7 +143,7 @@ def _wrong(run: FinishedRun) -> Iterator[_Choice]:
 
 
 def _all(run: FinishedRun) -> Iterator[_Choice]:
-    """Those of a run that are no more than one sheet holds."""
+    """Those of a run that has fewer than one sheet holds."""
     positions = _first(run.scored.lead, run.scored.done, _SHEET, largest=False)
     yield _Choice("All patches", "The least certain first." if len(positions) > 1 else "", positions)
 
