@@ -19,6 +19,12 @@ LABEL_AGREEMENT = 0.99
 AUC_LOSS = 0.002
 
 
+def at_95(interval: Interval, spec: str) -> str:
+    """Write a figure with its 95 % interval, which is named; alone where it has none."""
+    text = f"{interval:{spec}}"
+    return text if interval.ends is None else f"{text.removesuffix(')')} at 95 %)"
+
+
 @dataclass(frozen=True)
 class Agreement:
     """How far a model's merged answers are from those of its float32 form.
@@ -68,7 +74,7 @@ class Agreement:
         )
         if self.auc_before and self.auc_after and self.auc_change:
             before, after = self.auc_before.value, self.auc_after.value
-            text += f"; AUC {before:.4f} -> {after:.4f}, a change of {self.auc_change:+.4f}"
+            text += f"; AUC {before:.4f} -> {after:.4f}, a change of {at_95(self.auc_change, '+.4f')}"
         return text
 
 
@@ -115,7 +121,7 @@ def agree(
 def refusal(agreement: Agreement, precision: str) -> str:
     """Say why a model of this precision must not be written; empty when it may."""
     if math.isinf(agreement.largest):
-        return "it answers with what is no number"
+        return "it gives NaN or infinity"
     if precision == "fp16":
         if agreement.largest > FP16_TOLERANCE:
             return f"its probability differs by {agreement.largest:.2g}, {FP16_TOLERANCE:g} is allowed"
@@ -127,7 +133,7 @@ def refusal(agreement: Agreement, precision: str) -> str:
     change = agreement.auc_change
     if change is not None and change.value < -AUC_LOSS:
         loss = Interval(-change.value, -change.high, -change.low)
-        reasons.append(f"it loses {loss:.4f} of AUC, {AUC_LOSS:g} is allowed")
+        reasons.append(f"its loss of AUC is {at_95(loss, '.4f')}, {AUC_LOSS:g} is allowed")
     return " and ".join(reasons)
 
 

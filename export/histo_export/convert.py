@@ -56,7 +56,8 @@ def _rename_for_tensorflow(model: Any) -> None:
     """Rename layers, in place: Keras 3 takes any text for a name, TensorFlow's graphs take ASCII without spaces."""
     for layer in model._flatten_layers():
         if not re.fullmatch(r"[A-Za-z0-9.][\w.\\/>-]*", layer.name, re.ASCII):
-            layer.name = f"layer.{re.sub(r'[^A-Za-z0-9]', '_', layer.name)}"
+            attribute = "_name" if hasattr(layer, "_name") else "name"  # tf_keras' `name` can't be set
+            setattr(layer, attribute, f"layer.{re.sub(r'[^A-Za-z0-9]', '_', layer.name)}")
 
 
 def _captured(concrete: Any) -> dict[str, NDArray[Any]]:

@@ -22,7 +22,11 @@ def in_float32(model: Any) -> tuple[Any, tuple[str, ...]]:
         return model, ()
     same = type(model).from_config(config)
     same.set_weights(model.get_weights())
-    return same, tuple(sorted(found))
+    for layer in same._flatten_layers():
+        if hasattr(layer, "finalize_state"):  # Keras 3's `Normalization` computes by what this makes of its weights
+            layer.finalize_state()
+    # The input of a mixed model is said to be in float16: the policy's own doing, and no news.
+    return same, tuple(sorted(found - {name.removeprefix("mixed_") for name in found if name.startswith("mixed_")}))
 
 
 def _rewritten(node: Any, found: set[str]) -> Any:

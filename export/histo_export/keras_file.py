@@ -61,7 +61,9 @@ def inspect(path: Path) -> KerasFile:
         ModelFileError: truncated, not a Keras model, or dangerous (see `histo_export.safety`).
     """
     if path.is_dir():
-        raise ModelFileError(f"{path}: is a folder: name a file, of a SavedModel that of model.save('model.keras')")
+        raise ModelFileError(
+            f"{path}: is a folder (a SavedModel?): name one file, as model.save('model.keras') writes it"
+        )
     if not path.is_file():
         raise ModelNotFoundError(f"{path}: no such Keras file")
     with path.open("rb") as opened:

@@ -14,6 +14,7 @@ from histo_runtime.views import activate
 _KERAS_BATCH = 32
 # Probabilities are kept this far from 0 and 1 before their log-odds are taken: float32 has steps of 6e-8 below 1.
 PROBABILITY_FLOOR = 1e-7
+_SAME = 1e-3  # relative difference of probabilities that are the same but for rounding; a sigmoid's is 1e-5 at most
 _RANGE_SLACK = 1e-4  # a softmax in float32 misses a sum of 1 by some 1e-7 a class
 
 
@@ -77,7 +78,7 @@ def as_network(model: Any, samples: NDArray[np.float32], activation: str | None 
     values = _run(model, samples)
     if not np.isfinite(values).all():
         raise ModelFileError(
-            "the model answers with what is no number: weights that are NaN or infinite (a training that diverged?),"
+            "the model gives NaN or infinity: weights that are NaN or infinite (a training that diverged?),"
             " or the wrong --scaling"
         )
     if own == "linear" and activation is not None:
@@ -135,7 +136,8 @@ def _taken_off(
     """
     own, head.activation = head.activation, _linear
     logits = _run(model, samples)
-    if np.abs(activate(logits, activation) - values).max() <= _RANGE_SLACK:
+    # Relative, for near 0 quite other logits give nearly the same.
+    if np.allclose(activate(logits, activation), values, rtol=_SAME, atol=1e-9):
         return True
     head.activation = own
     return False

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from histo_export.agreement import Agreement, agree, refusal
+from histo_export.agreement import Agreement, agree, at_95, refusal
 from histo_export.engine import batch_views, open_model, run_batches
 from histo_export.fp16 import to_fp16
 from histo_export.fuse import fuse
@@ -165,7 +165,7 @@ def _with_auc(card: ModelCard, probability: NDArray[np.float32], comparison: Pat
     found = agree(probability, probability, card, comparison.labels, on=comparison.name, sha256=comparison.sha256)
     if found.labelled:
         auc = found.auc_after
-        say(_NO_AUC if auc is None else f"AUC {auc:.4f}")
+        say(_NO_AUC if auc is None else f"AUC {at_95(auc, '.4f')}")
     return card.replace(metrics=(*card.metrics, *found.metrics(comparison.name)))
 
 

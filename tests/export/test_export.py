@@ -268,6 +268,14 @@ def test_names_of_layers_may_be_any_text(keras3: Any, tmp_path: Path, patches: n
     np.testing.assert_allclose(PatchClassifier(tmp_path / "a.onnx").predict(patches).probability, expected, atol=1e-5)
 
 
+def test_a_model_of_keras_2_may_have_any_name(keras2: Any, tmp_path: Path) -> None:
+    model = build_tiny(keras2)
+    model._name = "breast cancer CNN"  # as Keras 2.2 wrote them
+    model.save(str(tmp_path / "named.h5"))
+    result = run(tmp_path / "named.h5", tmp_path / "a.onnx", "--views", "none")
+    assert result.exit_code == 0, result.stderr
+
+
 def test_a_sigmoid_before_the_pooling_exports_and_is_compared_by_probability(
     keras2: Any, tmp_path: Path, patches: np.ndarray
 ) -> None:
@@ -325,6 +333,7 @@ def test_views_that_cant_be_built_are_refused(keras2_h5: Path, tmp_path: Path, v
     assert not (tmp_path / "a.onnx").exists()
 
 
+@pytest.mark.file_limit
 def test_a_full_disk_is_one_line_and_leaves_nothing(keras2_h5: Path, tmp_path: Path) -> None:
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096));"

@@ -49,6 +49,28 @@ def test_it_answers_as_the_same_weights_do_in_float32(
     np.testing.assert_allclose(PatchClassifier(target).predict(patches).probability, expected, atol=1e-5)
 
 
+def test_statistics_that_a_layer_computes_from_its_weights_come_along(
+    keras: Any, tmp_path: Path, patches: np.ndarray
+) -> None:
+    """Keras 3's Normalization works by what it makes of its weights when they are loaded."""
+    keras.utils.set_random_seed(4)
+    scale = keras.layers.Normalization(dtype="mixed_float16")
+    scale.adapt(patches.astype(np.float32))
+    head = keras.layers.Dense(1, "sigmoid", dtype="float32")
+    pooled = keras.layers.GlobalMaxPooling2D(dtype="mixed_float16")
+    model = keras.Sequential([keras.Input((SIZE, SIZE, 3)), scale, pooled, head])
+    source, target = tmp_path / f"n.{'h5' if keras.__name__ == 'tf_keras' else 'keras'}", tmp_path / "a.onnx"
+    model.save(str(source))
+    result = run_export(source, target, "--views", "none")
+    assert result.exit_code == 0, result.stderr
+    assert "computes in mixed_float16: " in result.stderr
+    mean, variance = (np.array(values, np.float64) for values in scale.get_weights()[:2])
+    kernel, bias = head.get_weights()
+    largest = ((patches - mean) / np.sqrt(variance)).max(axis=(1, 2))
+    expected = 1 / (1 + np.exp(-(largest @ kernel + bias)))
+    np.testing.assert_allclose(PatchClassifier(target).predict(patches).probability, expected[:, 0], atol=1e-5)
+
+
 def test_a_model_in_float32_is_left_as_it_is(keras: Any) -> None:
     from histo_export.float32 import in_float32
 
