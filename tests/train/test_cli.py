@@ -262,14 +262,15 @@ class TestBadInput:
 
 @pytest.mark.tensorflow
 def test_what_keras_is_configured_to_for_other_work_does_not_count(tmp_path: Path) -> None:
-    (tmp_path / "keras.json").write_text('{"floatx": "float16", "image_data_format": "channels_first"}')
+    others = '{"floatx": "float16", "image_data_format": "channels_first", "backend": "numpy"}'
+    (tmp_path / "keras.json").write_text(others)
     code = (
         "from histo_train.cli import import_keras; import_keras(); import keras;"
-        "print(keras.config.floatx(), keras.config.image_data_format())"
+        "print(keras.config.floatx(), keras.config.image_data_format(), keras.config.backend())"
     )
-    environment = {**os.environ, "KERAS_HOME": str(tmp_path)}
+    environment = {**os.environ, "KERAS_HOME": str(tmp_path), "KERAS_BACKEND": ""}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["float32", "channels_last"]
+    assert done.stdout.split() == ["float32", "channels_last", "tensorflow"]
 
 
 def test_help_needs_neither_keras_nor_numpy() -> None:

@@ -105,7 +105,7 @@ def test_loss_that_is_no_number_stops_the_run_with_a_remedy() -> None:
 
 def test_weights_that_the_last_step_of_an_epoch_broke_stop_the_run_with_the_same_remedy() -> None:
     recipe = replace(RECIPE, batch_size=32, learning_rate=1e30, crop=None, average=0.0)  # a step an epoch
-    with pytest.raises(HistoError, match="no number after epoch 1.*--learning-rate"):
+    with pytest.raises(HistoError, match="NaN or infinity after epoch 1.*--learning-rate"):
         Training(small_network(), TRAIN, VALID, recipe).run(lambda _: None, None, Interrupts())
 
 

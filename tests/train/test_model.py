@@ -148,7 +148,7 @@ class TestWeightsFiles:
     def test_arrays_that_are_no_weights_are_refused(self, plain_weights: Any, tmp_path: Path) -> None:
         kernel, bias = plain_weights["block1_conv1"]
         contents = {
-            "nan.h5": (kernel * np.nan, bias, "block1_conv1 holds what is no number"),
+            "nan.h5": (kernel * np.nan, bias, "block1_conv1 holds NaN or infinity"),
             "empty.h5": (h5py.Empty("f"), bias, "can't be read"),
             "text.h5": (np.array([b"a", b"b"]), bias, "can't be read"),
         }

@@ -78,7 +78,7 @@ def test_what_is_not_of_a_run_is_never_dropped(folder: RunFolder, make: str) -> 
     else:
         folder.path.write_text("of the user")
     for overwrite in (False, True):
-        with pytest.raises(OutputError, match=r"model\.training"):
+        with pytest.raises(OutputError, match=r"model\.training: is not the folder of a run"):
             folder.check(resume=False, overwrite=overwrite)
 
 

@@ -234,7 +234,7 @@ def _check_keras() -> None:
         HistoError: the backend that KERAS_BACKEND names is not.
         UsageError: no network is trained with that backend.
     """
-    backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
+    backend = _backend()
     if backend not in _BACKENDS:
         raise UsageError(f"KERAS_BACKEND={backend}: choose {', '.join(_BACKENDS)}")
     for package in ("keras", "h5py", "matplotlib", backend):
@@ -242,6 +242,10 @@ def _check_keras() -> None:
             if package in ("jax", "torch"):
                 raise HistoError(f"KERAS_BACKEND={backend} needs {package}: pip install {package}")
             raise missing_extra(package, "train", "histo-train")
+
+
+def _backend() -> str:
+    return os.environ.get("KERAS_BACKEND") or "tensorflow"
 
 
 def import_keras() -> None:
@@ -253,11 +257,12 @@ def import_keras() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # The same patches and seed are to give the same weights; TensorFlow looks at it once, when it is imported.
     os.environ.setdefault("TF_DETERMINISTIC_OPS", "1")
+    os.environ["KERAS_BACKEND"] = _backend()  # else ~/.keras/keras.json would choose, for other work
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
         with native_stderr_held():
             import keras
-        # ~/.keras/keras.json may say otherwise, for other work.
+        # The same file may say otherwise of these too.
         keras.config.set_image_data_format("channels_last")
         keras.config.set_floatx("float32")
     except ImportError as error:

@@ -228,7 +228,7 @@ class Training:
             )
             if not np.isfinite(logits).all():  # the last step's doing: its loss was computed before it
                 raise HistoError(
-                    f"the network answers with what is no number after epoch {at.epoch}:"
+                    f"the network gives NaN or infinity after epoch {at.epoch}:"
                     " start again with --overwrite and a smaller --learning-rate"
                 )
             loss, auc, accuracy = _validate(self._valid.labels[self._valid.rows], logits[:, 0])

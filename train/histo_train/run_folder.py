@@ -61,12 +61,10 @@ class RunFolder:
                 the folder is somebody else's, and is not touched.
         """
         record = self.record()
+        if record is None and self._is_of_others():
+            raise OutputError(f"{self.path}: is not the folder of a run (it has no {RECORD}): name the model otherwise")
         if overwrite:
             check_output(self.model, overwrite=True)
-            if record is None and self._is_of_others():
-                raise OutputError(
-                    f"{self.path}: is not the folder of a run (it has no {RECORD}): name the model otherwise"
-                )
         elif record is not None and record["status"] == UNFINISHED:
             if not resume:
                 raise OutputError(

@@ -113,7 +113,7 @@ def _checked(path: Path, found: dict[str, list[NDArray[np.float32]]]) -> Weights
             )
         if not all(np.isfinite(array).all() for array in arrays):
             raise ModelFileError(
-                f"{path}: {name} holds what is no number (a training that diverged?): choose another file"
+                f"{path}: {name} holds NaN or infinity (a training that diverged?): choose another file"
             )
         weights[name] = (arrays[0], arrays[1])
     return weights
