@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -35,6 +36,15 @@ def check_output(path: Path, *, overwrite: bool) -> None:
 def aside(path: Path) -> Path:
     """Name the temporary neighbour of a file: same folder, hidden, same suffix, unique to this process."""
     return path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+
+
+def remove_left_aside(path: Path) -> None:
+    """Remove what killed processes left of `written_aside(path)`; only for who alone may write it, by its lock."""
+    left = re.compile(rf"\.{re.escape(path.stem)}\.\d+{re.escape(path.suffix)}")
+    with suppress(OSError):
+        for file in path.parent.iterdir():
+            if left.fullmatch(file.name):
+                file.unlink(missing_ok=True)
 
 
 @contextmanager

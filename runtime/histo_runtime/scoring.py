@@ -17,6 +17,7 @@ from histo_runtime.classifier import PatchClassifier
 from histo_runtime.colour import Colour
 from histo_runtime.command import say
 from histo_runtime.errors import HistoError, OutputError
+from histo_runtime.files import remove_left_aside
 from histo_runtime.inputs import Inputs
 from histo_runtime.journal import Journal, keeps_blocks, read_manifest
 from histo_runtime.lock import locked
@@ -28,6 +29,7 @@ from histo_runtime.results import (
     decode,
     encode,
     partial_path,
+    run_path,
     table_name,
     write_csv,
     write_run,
@@ -99,6 +101,9 @@ class _Run:
         """Commit block after block to the journal, then write the files and remove it."""
         path = partial_path(self.options.output)
         with locked(Path(self.options.output)):
+            if path.exists():  # a run that was cut off, perhaps in its last moment
+                remove_left_aside(Path(self.options.output))
+                remove_left_aside(run_path(self.options.output))
             self._make_way(path)
             with Journal(path, self.manifest) as journal:
                 self._refuse_existing(journal)

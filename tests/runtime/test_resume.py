@@ -104,6 +104,18 @@ def test_kills_at_random_moments_lose_nothing_and_change_nothing(patches: Path, 
         assert went_on > kills / 10, "the kills came too early or too late to say anything"
 
 
+def test_what_a_kill_left_while_the_files_were_written_is_removed_and_nothing_else(
+    patches: Path, whole: bytes, tmp_path: Path
+) -> None:
+    interrupted(patches, tmp_path)
+    for name in (".predictions.1912.csv", ".predictions.run.4.json", ".predictions.mine.csv", ".predictions2.7.csv"):
+        (tmp_path / name).touch()
+    assert infer(patches, tmp_path).returncode == 3
+    left = [".predictions.mine.csv", ".predictions2.7.csv", "predictions.csv", "predictions.run.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == left
+    assert (tmp_path / "predictions.csv").read_bytes() == whole
+
+
 def test_a_torn_journal_goes_on_and_counts_as_an_uninterrupted_run(patches: Path, whole: bytes, tmp_path: Path) -> None:
     interrupted(patches, tmp_path)
     partial = tmp_path / "predictions.csv.partial"
@@ -257,6 +269,7 @@ def test_a_disk_that_is_full_from_the_start_is_named_with_its_file(patches: Path
     assert [path.name for path in small_disk.iterdir()] == ["ballast"]
 
 
+@pytest.mark.file_limit
 @pytest.mark.parametrize("limit", [100, 1024], ids=["its first line", "its first block"])
 def test_a_journal_that_may_not_grow_is_named_with_the_remedy(patches: Path, tmp_path: Path, limit: int) -> None:
     (tmp_path / "few.csv").write_text("path\n" + f"{patches}/00001.png\n" * 40)  # fits into the buffer of a file
