@@ -55,7 +55,8 @@ if [ ! -e "$work/made-from-$(cksum < scripts/check_arm.sh | tr ' ' -)-$(cksum < 
     "$python" -m pip download --quiet --disable-pip-version-check --dest "$work/wheels" --constraint "$work/constraints.txt" \
         --only-binary=:all: --python-version 3.11 --implementation cp \
         --platform manylinux_2_28_aarch64 --platform manylinux_2_17_aarch64 --platform manylinux2014_aarch64 \
-        "$onnxruntime" numpy pillow click pandas
+        "$onnxruntime" numpy pillow click pandas ||
+        { echo "wheels for arm64 could not be had, see above" >&2; exit "$unavailable"; }
     for wheel in "$work"/wheels/*.whl; do "$python" -m zipfile -e "$wheel" "$work/site"; done
     touch "$work/made-from-$(cksum < scripts/check_arm.sh | tr ' ' -)-$(cksum < constraints.txt | tr ' ' -)"
 fi

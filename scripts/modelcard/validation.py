@@ -53,7 +53,7 @@ class Validation:
     def take(self, positions: NDArray[np.intp], /) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Read pixels uint8 `[B, S, S, 3]` and labels uint8 `[B]`."""
         pixels = [read_patch(self.folder / self.names[position], size=PATCH_SIZE) for position in positions]
-        return np.stack(pixels), self.labels[positions]
+        return np.array(pixels, np.uint8).reshape(-1, PATCH_SIZE, PATCH_SIZE, 3), self.labels[positions]
 
     def name(self, position: int, /) -> str:
         """Return the name of a patch."""

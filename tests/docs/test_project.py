@@ -37,3 +37,15 @@ def test_the_citation_has_what_its_format_asks_for_and_nothing_made_up() -> None
 def test_the_files_and_scripts_that_maintainers_are_sent_to_are_there(page: str) -> None:
     for path in set(re.findall(r"(?<![\w/])((?:scripts|tests|export|runtime|train)/[\w/]+\.(?:py|sh))", text_of(page))):
         assert (ROOT / path).exists(), path
+
+
+def test_every_test_of_a_release_is_in_the_release_check() -> None:
+    check = (ROOT / "scripts" / "release_check.sh").read_text(encoding="utf-8")
+    marked = [
+        path.relative_to(ROOT)
+        for path in (ROOT / "tests").rglob("test_*.py")
+        if "@pytest.mark.release" in path.read_text(encoding="utf-8") and path.name != "test_project.py"
+    ]
+    assert len(marked) > 1
+    for path in marked:
+        assert f"{path.as_posix()} -m release" in check or f"{path.parent.as_posix()} -m release" in check, path

@@ -263,6 +263,7 @@ def test_a_package_that_is_missing_is_told_before_the_run(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.file_limit
 def test_a_report_that_fails_after_the_run_costs_no_prediction(folder: Path, tmp_path: Path) -> None:
     options = [folder, "--report", "r.html", "--model", SIGMOID, "--device", "cpu"]
     done = subprocess.run(
