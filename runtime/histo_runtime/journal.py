@@ -90,12 +90,17 @@ class Journal:
             self._file.flush()
             if not self.path.exists():  # on POSIX one can go on writing to a file that was removed
                 raise FileNotFoundError(2, "it was removed while the run went on")
-            # Before the disk is waited for: who interrupts that has the block all the same.
-            self._blocks.append(_Block(offset, len(data), facts))
             if time.monotonic() - self._synced > _SYNC_INTERVAL:
                 self._sync()
         except OSError as error:
             raise self._failed(error) from error
+        self._blocks.append(_Block(offset, len(data), facts))
+
+    def kept(self) -> int:
+        """Count the blocks in the file: that of a `commit` that was interrupted may be there already."""
+        with suppress(OSError), self.path.open("rb") as file:
+            return len(_read(file)[0])
+        return self.blocks
 
     def facts(self) -> Iterator[Mapping[str, Any]]:
         """Yield the facts of each committed block."""

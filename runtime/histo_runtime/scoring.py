@@ -206,11 +206,12 @@ class _Run:
 
     def _how_to_go_on(self, journal: Journal) -> str:
         block = self.manifest["block"]
-        if not journal.blocks:
+        blocks = journal.kept()
+        if not blocks:
             return (
                 f"interrupted: nothing is kept yet, that is done by {block} patches; begin again with: {same_command()}"
             )
-        kept = min(journal.blocks * block, len(self.inputs))
+        kept = min(blocks * block, len(self.inputs))
         return f"interrupted: {kept} of {len(self.inputs)} patches are kept; go on with: {same_command()}"
 
     def _summary(self, progress: Progress) -> Summary:

@@ -106,16 +106,21 @@ def test_no_journal_has_no_manifest(tmp_path: Path) -> None:
     assert not keeps_blocks(tmp_path / "nothing")
 
 
-def test_who_interrupts_the_wait_for_the_disk_has_the_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(_descriptor: int) -> None:
+@pytest.mark.parametrize("moment", ["pathlib.Path.exists", "os.fsync"])
+def test_a_block_counts_from_when_it_is_in_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Ctrl-C may come between the write and the end of `commit`, which waits for the disk."""
+
+    def interrupted(*_arguments: object) -> None:
         raise KeyboardInterrupt
 
     with Journal(tmp_path / "j", MANIFEST) as journal:
         monkeypatch.setattr("histo_runtime.journal._SYNC_INTERVAL", -1.0)
-        monkeypatch.setattr("os.fsync", interrupted)
+        monkeypatch.setattr(moment, interrupted)
         with pytest.raises(KeyboardInterrupt):
             journal.commit(b"first", {"number": 0})
-        kept = journal.blocks
+        kept = journal.kept()
     monkeypatch.undo()
     assert kept == 1
     assert read(tmp_path / "j") == ([b"first"], [0])
