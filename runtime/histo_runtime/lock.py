@@ -70,7 +70,7 @@ def _taken(path: Path, output: Path) -> int:
                     _sign(descriptor, path)
                     return descriptor
                 _remove(path)
-        except BaseException:
+        except BaseException:  # Ctrl-C too: an open lock file would be held on
             os.close(descriptor)
             raise
         os.close(descriptor)

@@ -69,11 +69,15 @@ def test_a_sigmoid_before_the_pooling_gives_log_odds_of_its_probability(keras: A
     np.testing.assert_allclose(network.logits(scaled), logit(probability), rtol=1e-4)
 
 
-def test_a_sigmoid_that_also_works_elsewhere_in_the_model_stays_there(keras: Any, scaled: np.ndarray) -> None:
+@pytest.mark.parametrize("bias", [0.0, -12.0], ids=["", "near 0, where quite other logits give nearly the same"])
+def test_a_sigmoid_that_also_works_elsewhere_in_the_model_stays_there(
+    keras: Any, scaled: np.ndarray, bias: float
+) -> None:
     shared = keras.layers.Activation("sigmoid")
     image = keras.Input((SIZE, SIZE, 3))
     gate = keras.layers.GlobalAveragePooling2D()(shared(keras.layers.Conv2D(6, 3)(image)))
-    model = keras.Model(image, shared(keras.layers.Dense(1)(gate)))
+    head = keras.layers.Dense(1, bias_initializer=keras.initializers.Constant(bias))
+    model = keras.Model(image, shared(head(gate)))
     probability = np.asarray(model(scaled))[:, 0].astype(float)
     network = as_network(model, scaled)
     np.testing.assert_allclose(network.logits(scaled), logit(probability), rtol=1e-4)

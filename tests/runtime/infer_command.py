@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from click.testing import CliRunner, Result
@@ -28,6 +29,15 @@ def refused(result: Result, code: int = 1) -> str:
     assert lines[-1].startswith("histo-infer: ")
     assert [line for line in lines if line.startswith("histo-infer: ")] == lines[-1:]
     return lines[-1]
+
+
+def first_of_each(folder: Path, count: int, copy: Path) -> Path:
+    """Copy class folders with the first `count` patches of each."""
+    shutil.copytree(folder, copy)
+    for of_class in copy.iterdir():
+        for file in sorted(of_class.iterdir())[count:]:
+            file.unlink()
+    return copy
 
 
 def by_position(rows: list[dict[str, str]]) -> list[dict[str, str]]:

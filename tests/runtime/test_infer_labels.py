@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 
 from histo_runtime import PatchClassifier
 from tests.conftest import read_json, read_table
-from tests.runtime.infer_command import SOFTMAX, score
+from tests.runtime.infer_command import SOFTMAX, first_of_each, score
 
 # What Pillow warns of a command of its own process keeps off the terminal; here it is pytest's to report.
 pytestmark = [pytest.mark.usefixtures("elsewhere"), pytest.mark.filterwarnings("ignore:::PIL")]
@@ -67,10 +66,7 @@ def test_the_figures_against_labels_are_scikit_learns(
 def test_of_few_patches_it_says_how_few_and_prints_neither_calibration_nor_an_interval_of_the_auc(
     folder: Path, tmp_path: Path, kept: int, words: str
 ) -> None:
-    few = shutil.copytree(folder, tmp_path / "few")
-    for of_class in few.iterdir():
-        for file in sorted(of_class.iterdir())[kept:]:
-            file.unlink()
+    few = first_of_each(folder, kept, tmp_path / "few")
     result = score(few, "--labels", "folders")
     assert words in result.stderr
     lines = dict(line.split(maxsplit=1) for line in result.stdout.splitlines())

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import SIDE, names_in, read_json, read_table
-from tests.runtime.infer_command import SIGMOID, SOFTMAX, refused
+from tests.runtime.infer_command import SIGMOID, SOFTMAX, first_of_each, refused
 from tests.runtime.report_page import Reader, again, run
 
 pytest.importorskip("jinja2", reason="needs histo-edge[report]")
@@ -104,10 +104,7 @@ def test_with_labels_it_shows_the_figures_of_the_metrics(twice: Path, tmp_path: 
 def test_of_few_patches_it_says_how_few_and_shows_what_they_can_tell(
     folder: Path, tmp_path: Path, kept: int, called: str
 ) -> None:
-    few = shutil.copytree(folder, tmp_path / "few")
-    for of_class in few.iterdir():
-        for file in sorted(of_class.iterdir())[kept:]:
-            file.unlink()
+    few = first_of_each(folder, kept, tmp_path / "few")
     run(few, "--labels", "folders", "--report", "r.html")
     page = Reader(tmp_path / "r.html")
     assert called in page.text
