@@ -9,7 +9,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -103,6 +104,29 @@ def command() -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+@contextmanager
+def started(command: Sequence[object], **options: object) -> Iterator[subprocess.Popen]:
+    """A process that does not outlive the body. `Popen` as a context manager waits for one that hangs, for ever."""
+    process = subprocess.Popen([str(part) for part in command], **options)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream:
+                stream.close()
+
+
+def wait_until(true: Callable[[], object], process: subprocess.Popen, seconds: float = 60) -> None:
+    """Wait for something that a process is to do, which may neither end before nor take longer."""
+    until = time.monotonic() + seconds
+    while not true():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until, "it takes too long"
+        time.sleep(0.01)
 
 
 @contextmanager

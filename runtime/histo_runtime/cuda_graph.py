@@ -9,7 +9,6 @@ thread does all runs of such a session.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from histo_runtime.model_file import OUTPUTS
 from histo_runtime.onnx_runtime import NO_GRAPH, import_onnxruntime, make_run_options
-from histo_runtime.pipeline import result_of
+from histo_runtime.workers import Workers
 
 Feed: TypeAlias = Mapping[str, NDArray[Any]]
 
@@ -37,7 +36,7 @@ class GraphRuns:
         self._session = session
         self._device = device
         self._bound: dict[tuple[Any, ...], BoundBatch] = {}
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="histo-cuda-graph")
+        self._thread = Workers(1, "histo-cuda-graph")
 
     def run(self, feed: Feed, run_options: Any) -> list[NDArray[np.float32]]:
         """Run a batch; returns the two outputs, as `session.run` would.
@@ -46,7 +45,7 @@ class GraphRuns:
             feed: `patches`, and `views` where not all are run.
             run_options: of a run without a graph; a replay lasts milliseconds, and nothing ends it.
         """
-        return result_of(self._thread.submit(self._run, feed, run_options))
+        return self._thread.submit(self._run, feed, run_options).result()
 
     def _run(self, feed: Feed, run_options: Any) -> list[NDArray[np.float32]]:
         shape = tuple((name, value.shape) for name, value in feed.items())

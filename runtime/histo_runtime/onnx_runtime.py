@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from threading import Lock
@@ -14,6 +14,7 @@ from typing import Any
 
 from histo_runtime.cuda_libraries import DRIVERS, missing_libraries, needed_libraries
 from histo_runtime.errors import DeviceError, missing_extra
+from histo_runtime.workers import Workers
 
 _TELEMETRY = "ORT_DISABLE_TELEMETRY"
 _PRELOADING = Lock()
@@ -117,11 +118,10 @@ def create_session(model: Path, providers: Sequence[Any], *, threads: int, sessi
     options = _session_options(ort, threads) if session_options is None else session_options
     # onnxruntime sets the flushing of denormals on the thread that opens the first session of a process, for good: it
     # must not be a thread of the host. The session's own threads, which start here, flush; the caller's never do.
-    with ThreadPoolExecutor(1, thread_name_prefix="histo-open") as opener:
-        # Without enable_fallback=0 a provider that fails is replaced by the CPU, with a print to stdout.
-        return opener.submit(
-            ort.InferenceSession, str(model), options, providers=list(providers), enable_fallback=0
-        ).result()
+    # Without enable_fallback=0 a provider that fails is replaced by the CPU, with a print to stdout.
+    opening = partial(ort.InferenceSession, str(model), options, providers=list(providers), enable_fallback=0)
+    with Workers(1, "histo-open") as opener:
+        return opener.submit(opening).result()
 
 
 def make_run_options(graph: int = NO_GRAPH) -> Any:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from typing import Generic, TypeVar
@@ -19,9 +18,9 @@ from numpy.typing import NDArray
 
 from histo_runtime.errors import HistoError, PatchError
 from histo_runtime.predictions import Prediction, Predictions
+from histo_runtime.workers import Task, Workers
 
 Item = TypeVar("Item")
-Result = TypeVar("Result")
 _WAITING = 1  # beyond the batches being computed: the processor never waits for one
 
 
@@ -58,7 +57,7 @@ class Batch(Generic[Item]):
 class _Decoding(Generic[Item]):
     items: list[Item]
     buffer: NDArray[np.uint8]
-    slots: list[Future[str]]
+    slots: list[Task[str]]
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class _Inferring(Generic[Item]):
     items: list[Item]
     buffer: NDArray[np.uint8]
     errors: list[str]
-    predictions: Future[Predictions] | None
+    predictions: Task[Predictions] | None
 
 
 def overlapped(
@@ -104,19 +103,6 @@ def overlapped(
         run.close()
 
 
-def result_of(future: Future[Result]) -> Result:
-    """Wait for a future; Ctrl-C is a KeyboardInterrupt whenever it comes.
-
-    While `threading` takes or gives back the future's lock it ends in "cannot release un-acquired lock".
-    """
-    try:
-        return future.result()
-    except RuntimeError as error:
-        if isinstance(error.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt from error
-        raise
-
-
 class _Run(Generic[Item]):
     def __init__(
         self,
@@ -135,8 +121,8 @@ class _Run(Generic[Item]):
         self._inferences_ahead = in_flight + _WAITING
         buffers = self._decodings_ahead + self._inferences_ahead + 1
         self._free = [np.zeros((batch_patches, size, size, 3), np.uint8) for _ in range(buffers)]
-        self._decoders = ThreadPoolExecutor(workers, thread_name_prefix="histo-decode")
-        self._inference = ThreadPoolExecutor(in_flight, thread_name_prefix="histo-infer")
+        self._decoders = Workers(workers, "histo-decode")
+        self._inference = Workers(in_flight, "histo-infer")
 
     def batches(self, items: Iterator[Item]) -> Iterator[Batch[Item]]:
         decoding: deque[_Decoding[Item]] = deque()
@@ -152,8 +138,8 @@ class _Run(Generic[Item]):
                 return
 
     def close(self) -> None:
-        self._decoders.shutdown(cancel_futures=True)
-        self._inference.shutdown(cancel_futures=True)
+        self._decoders.close()
+        self._inference.close()
 
     def _start_decoding(self, items: list[Item]) -> _Decoding[Item]:
         buffer = self._free.pop()
@@ -175,13 +161,13 @@ class _Run(Generic[Item]):
         return ""
 
     def _start_inferring(self, decoded: _Decoding[Item]) -> _Inferring[Item]:
-        errors = [result_of(slot) for slot in decoded.slots]
-        future = None
+        errors = [slot.result() for slot in decoded.slots]
+        task = None
         if not all(errors):
-            future = self._inference.submit(self._infer, decoded.buffer, len(decoded.items))
-        return _Inferring(decoded.items, decoded.buffer, errors, future)
+            task = self._inference.submit(self._infer, decoded.buffer, len(decoded.items))
+        return _Inferring(decoded.items, decoded.buffer, errors, task)
 
     def _finish(self, inferred: _Inferring[Item]) -> Iterator[Batch[Item]]:
-        predictions = result_of(inferred.predictions) if inferred.predictions else None
+        predictions = inferred.predictions.result() if inferred.predictions else None
         yield Batch(inferred.items, inferred.errors, inferred.buffer[: len(inferred.items)], predictions)
         self._free.append(inferred.buffer)

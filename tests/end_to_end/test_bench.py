@@ -16,6 +16,7 @@ import pytest
 
 from benchmark.rows import ROWS
 from histo_export.tensorflow import import_keras
+from tests.conftest import started, wait_until
 from tests.export.conftest import build_tiny
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "bench.py"
@@ -106,14 +107,12 @@ def test_an_unknown_row_is_refused_by_name(plain: list[Any]) -> None:
 def test_an_interrupted_run_leaves_no_process_behind(
     plain: list[Any], tmp_path: Path, how: signal.Signals, row: str, seconds: int
 ) -> None:
-    command = [sys.executable, str(SCRIPT), *map(str, plain), "--rows", row, "--seconds", str(seconds)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as parent:
+    command = [sys.executable, SCRIPT, *plain, "--rows", row, "--seconds", seconds]
+    with started(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as parent:
         assert parent.stderr is not None
         assert any(f"{row}: about" in line for line in parent.stderr), "it never got as far as a round"
         time.sleep(1)  # into the round, which takes as long as --seconds
-        while len(_processes(tmp_path)) != (2 if row == "fp32" else 3):
-            assert parent.poll() is None, "it ended by itself"
-            time.sleep(0.1)
+        wait_until(lambda: len(_processes(tmp_path)) == (2 if row == "fp32" else 3), parent)
         os.kill(parent.pid, how)
         assert parent.wait(HANGS) == 130
     assert _processes(tmp_path) == []

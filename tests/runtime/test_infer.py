@@ -8,8 +8,8 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from PIL import Image
 
 from histo_runtime import __version__
 from histo_runtime.cli import infer
-from tests.conftest import names_in, read_json, read_table
+from tests.conftest import names_in, read_json, read_table, started, wait_until
 from tests.runtime.infer_command import SIGMOID, SOFTMAX, refused, score
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -253,20 +253,17 @@ def endless_list(folder: Path, tmp_path: Path) -> Path:
     return listed
 
 
-def _start(*arguments: object, **options: object) -> subprocess.Popen[str]:
+def _started(*arguments: object) -> AbstractContextManager[subprocess.Popen[str]]:
     program = "from histo_runtime.program import infer; infer()"
-    command = [sys.executable, "-c", program, *map(str, arguments), "--model", str(SIGMOID), "--device", "cpu"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+    command = [sys.executable, "-c", program, *arguments, "--model", SIGMOID, "--device", "cpu"]
+    return started(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT to send")
 def test_an_interrupt_exits_130_with_the_command_that_goes_on(endless_list: Path, tmp_path: Path) -> None:
-    with _start(endless_list) as process:
-        until = time.monotonic() + 60
-        partial = tmp_path / "predictions.csv.partial"
-        while not (partial.exists() and b'"block": 0' in partial.read_bytes()) and time.monotonic() < until:
-            assert process.poll() is None
-            time.sleep(0.02)
+    partial = tmp_path / "predictions.csv.partial"
+    with _started(endless_list) as process:
+        wait_until(lambda: partial.exists() and b'"block": 0' in partial.read_bytes(), process)
         process.send_signal(signal.SIGINT)
         stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -279,7 +276,7 @@ def test_an_interrupt_exits_130_with_the_command_that_goes_on(endless_list: Path
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes close otherwise there")
 def test_a_reader_that_goes_away_ends_the_run_in_silence(endless_list: Path) -> None:
-    with _start(endless_list, "-o", "-") as process:
+    with _started(endless_list, "-o", "-") as process:
         assert process.stdout is not None
         assert process.stderr is not None
         assert process.stdout.readline() == "path,label,probability,std,views,error\n"

@@ -6,7 +6,6 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from histo_runtime.errors import InputError, PatchError
-from histo_runtime.pipeline import Batch, overlapped, result_of
+from histo_runtime.pipeline import Batch, overlapped
 from histo_runtime.predictions import Predictions
 
 
@@ -266,26 +265,3 @@ def test_decoding_goes_on_while_a_batch_is_computed() -> None:
 def test_no_items_give_no_batches() -> None:
     assert list(run([])) == []
     assert_no_thread_is_left()
-
-
-class TornFuture(Future[int]):
-    """What CPython does when Ctrl-C falls into the lock of a future."""
-
-    def result(self, timeout: float | None = None) -> int:
-        assert timeout is None
-        try:
-            raise KeyboardInterrupt
-        finally:
-            raise RuntimeError("cannot release un-acquired lock")
-
-
-def test_an_interrupt_that_falls_into_a_lock_is_still_an_interrupt() -> None:
-    with pytest.raises(KeyboardInterrupt):
-        result_of(TornFuture())
-
-
-def test_other_errors_of_a_future_stay_what_they_are() -> None:
-    failed: Future[int] = Future()
-    failed.set_exception(RuntimeError("of its own"))
-    with pytest.raises(RuntimeError, match="of its own"):
-        result_of(failed)

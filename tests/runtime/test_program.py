@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import DATA, names_in
+from tests.conftest import DATA, names_in, started, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT to send")
 
@@ -52,11 +52,10 @@ def test_twice_while_native_threads_compute(gap: float, folder: Path, tmp_path: 
     # Batches of many views: what runs when the first signal comes is still running when the second does.
     options = ["--model", str(DATA / "sigmoid_d4.onnx"), "--device", "cpu", "--batch-size", "4096"]
     command = [sys.executable, "-c", "from histo_runtime.program import infer; infer()", "list.csv", *options]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        partial = tmp_path / "predictions.csv.partial"
-        while not (partial.exists() and b'"block": 0' in partial.read_bytes()):
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.01)
+    partial = tmp_path / "predictions.csv.partial"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with started(command, cwd=tmp_path, text=True, **pipes) as process:
+        wait_until(lambda: partial.exists() and b'"block": 0' in partial.read_bytes(), process)
         process.send_signal(signal.SIGINT)
         time.sleep(gap)
         process.send_signal(signal.SIGINT)

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from histo_runtime import doctor as checks
 from histo_runtime.cli import doctor
-from tests.conftest import DATA
+from tests.conftest import DATA, started
 from tests.runtime.onnx_bytes import with_card
 
 pty = pytest.importorskip("pty", reason="Windows has no pseudo-terminals")
@@ -29,7 +29,7 @@ def on_terminal(command: list[str], cwd: Path, typed: bytes = b"", until: str | 
     plain = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "TERM", "HISTO_MODEL")}
     master, slave = pty.openpty()
     environment = {**plain, "TERM": "xterm-256color", **variables}
-    with subprocess.Popen(command, cwd=cwd, env=environment, stdin=slave, stdout=slave, stderr=slave) as process:
+    with started(command, cwd=cwd, env=environment, stdin=slave, stdout=slave, stderr=slave):
         os.close(slave)
         os.write(master, typed)
         seen, end = b"", time.monotonic() + 60
@@ -42,7 +42,6 @@ def on_terminal(command: list[str], cwd: Path, typed: bytes = b"", until: str | 
             if new == b"":
                 break
             seen += new or b""
-        process.kill()
     os.close(master)
     return seen.decode()
 

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from histo_train.labelled import Listed
 from histo_train.layouts import find_split
 from histo_train.patch_store import cache_folder, open_store
 from histo_train.pixel_map import PixelMap
+from tests.conftest import started, wait_until
 from tests.train.conftest import write_folders
 
 
@@ -152,10 +152,8 @@ open_store(find_split(Path(sys.argv[1])).train, size=96)
 
 
 def test_a_killed_build_leaves_nothing_that_is_taken_for_whole_and_is_cleared_away(folders: Path, cache: Path) -> None:
-    with subprocess.Popen([sys.executable, "-c", BUILDER, str(folders)], stdout=subprocess.PIPE) as process:
-        while not stores(cache):
-            time.sleep(0.01)
-        process.kill()
+    with started([sys.executable, "-c", BUILDER, folders], stdout=subprocess.PIPE) as process:
+        wait_until(lambda: stores(cache), process)
     (left,) = stores(cache)
     assert left.name.startswith(".building-")
     files = listed(folders)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from histo_runtime.pipeline import result_of
+from histo_runtime.workers import Task, Workers
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -27,14 +26,11 @@ def done_ahead(
 
     Closing the generator ends the threads; what has not begun is dropped, so that an interrupt does not wait for it.
     """
-    waiting: deque[Future[Result]] = deque()
-    pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
-    try:
+    waiting: deque[Task[Result]] = deque()
+    with Workers(threads, name) as workers:
         for item in items:
-            waiting.append(pool.submit(work, item))
+            waiting.append(workers.submit(work, item))
             if len(waiting) > most:
-                yield result_of(waiting.popleft())
+                yield waiting.popleft().result()
         while waiting:
-            yield result_of(waiting.popleft())
-    finally:
-        pool.shutdown(cancel_futures=True)
+            yield waiting.popleft().result()
