@@ -206,7 +206,7 @@ class PatchClassifier:
 
         A patch that can't be read becomes a row with its reason in `error`. A row is named after the path,
         or after the position of an array, image or bytes in the stream. `close()` of what is returned, or leaving it,
-        ends the batch that is being computed.
+        ends the batch that is being computed. What `patches` itself raises is raised after the rows before it.
 
         Args:
             patches: an iterable of paths, PIL images, uint8 arrays `[H, W, 3]` or the bytes of image files. It is gone

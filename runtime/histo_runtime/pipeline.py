@@ -82,7 +82,8 @@ def overlapped(
     """Yield batch after batch of `batch_patches` items; the last one may be smaller.
 
     Args:
-        items: any number of them; read no further ahead than a few batches.
+        items: any number of them; read no further ahead than a few batches. What the iterator raises is raised once the
+            items before it are done.
         decode: item -> uint8 `[size, size, 3]`, in one of `workers` threads. Whatever it raises makes the item a failed
             one, but for other errors of this project (`HistoError`, not `PatchError`), which end the run.
         infer: (buffer uint8 `[batch_patches, size, size, 3]`, how many of its patches count) -> predictions.
@@ -127,13 +128,19 @@ class _Run(Generic[Item]):
     def batches(self, items: Iterator[Item]) -> Iterator[Batch[Item]]:
         decoding: deque[_Decoding[Item]] = deque()
         inferring: deque[_Inferring[Item]] = deque()
+        fault: Exception | None = None
         while True:
-            while len(decoding) < self._decodings_ahead and (chunk := list(islice(items, self._batch_patches))):
+            while len(decoding) < self._decodings_ahead and not fault:
+                chunk, fault = _read(items, self._batch_patches)
+                if not chunk:
+                    break
                 decoding.append(self._start_decoding(chunk))
             if decoding:
                 inferring.append(self._start_inferring(decoding.popleft()))
             if len(inferring) > self._inferences_ahead or (inferring and not decoding):
                 yield from self._finish(inferring.popleft())
+            elif not decoding and fault:
+                raise fault
             elif not decoding:
                 return
 
@@ -171,3 +178,14 @@ class _Run(Generic[Item]):
         predictions = inferred.predictions.result() if inferred.predictions else None
         yield Batch(inferred.items, inferred.errors, inferred.buffer[: len(inferred.items)], predictions)
         self._free.append(inferred.buffer)
+
+
+def _read(items: Iterator[Item], most: int) -> tuple[list[Item], Exception | None]:
+    """Read the next items, and why there are no more if the iterator told."""
+    chunk: list[Item] = []
+    try:
+        for item in islice(items, most):
+            chunk.append(item)  # noqa: PERF402 - `list` would lose those before the fault
+    except Exception as fault:
+        return chunk, fault
+    return chunk, None

@@ -208,6 +208,16 @@ def test_an_error_that_is_no_bad_patch_ends_the_run_and_leaves_no_thread(
     assert_no_thread_is_left()
 
 
+@pytest.mark.parametrize("in_flight", [1, 2])
+def test_what_the_source_gave_before_its_fault_is_done(in_flight: int) -> None:
+    batches = run(broken_source(), batch_patches=6, in_flight=in_flight)
+    done = [next(batches).items for _ in range(4)]
+    assert done == [[*range(6)], [*range(6, 12)], [*range(12, 18)], [18, 19]]
+    with pytest.raises(ZeroDivisionError, match="source"):
+        next(batches)
+    assert_no_thread_is_left()
+
+
 def test_a_fault_in_a_decoder_costs_one_patch_and_no_more() -> None:
     def faulty(item: int) -> np.ndarray:
         return decode(item) if item % 5 else np.zeros(1 // (item % 5), np.uint8)
