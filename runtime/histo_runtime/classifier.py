@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -242,8 +243,7 @@ class PatchClassifier:
             tta: as for `stream`.
             workers: as for `stream`.
         """
-        if workers is not None and workers < 1:
-            raise UsageError(f"workers must be 1 or more, not {workers}")
+        _check_count("workers", workers)
         batch_patches = self.batch_patches(tta)
         inference, run_options = self._open, make_run_options()
 
@@ -335,10 +335,18 @@ def default_workers() -> int:
 
 
 def _check_numbers(threads: int | None, batch_size: int | None, threshold: float | None) -> None:
-    for name, number in (("threads", threads), ("batch_size", batch_size)):
-        if number is not None and number < 1:
-            raise UsageError(f"{name} must be 1 or more, not {number}")
+    _check_count("threads", threads)
+    _check_count("batch_size", batch_size)
     if threads is not None and threads > _MOST_THREADS:
         raise UsageError(f"threads must be {_MOST_THREADS} or less, not {threads}")
     if threshold is not None and not 0 <= threshold <= 1:
         raise UsageError(f"threshold must lie between 0 and 1, not {threshold}")
+
+
+def _check_count(name: str, number: int | None) -> None:
+    if number is None:
+        return
+    if not isinstance(number, Integral):  # numpy's are some
+        raise UsageError(f"{name} must be a whole number, not {number!r}")
+    if number < 1:
+        raise UsageError(f"{name} must be 1 or more, not {number}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from histo_runtime import PatchClassifier, Predictions
-from histo_runtime.errors import DeviceError, InputError, PatchError
+from histo_runtime.errors import DeviceError, InputError, PatchError, UsageError
 from tests.conftest import SIDE
 from tests.runtime.onnx_bytes import card_of, with_card
 
@@ -226,6 +227,37 @@ def test_the_batch_size_changes_no_answer(tiny: PatchClassifier, patches: np.nda
     np.testing.assert_allclose(
         other.predict(patches).view_probability, tiny.predict(patches).view_probability, atol=ROUNDING
     )
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("threads", 0, "threads must be 1 or more, not 0"),
+        ("threads", 1.5, "threads must be a whole number, not 1.5"),
+        ("threads", 1025, "threads must be 1024 or less, not 1025"),
+        ("batch_size", "8", "batch_size must be a whole number, not '8'"),
+        ("batch_size", -1, "batch_size must be 1 or more, not -1"),
+        ("threshold", 1.01, "threshold must lie between 0 and 1, not 1.01"),
+        ("threshold", float("nan"), "threshold must lie between 0 and 1, not nan"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused_by_name(
+    tiny: PatchClassifier, option: str, value: object, said: str
+) -> None:
+    with pytest.raises(UsageError, match=f"^{re.escape(said)}$"):
+        PatchClassifier(tiny.model, device="cpu", **{option: value})
+
+
+@pytest.mark.parametrize(("workers", "said"), [(0, "1 or more, not 0"), (1.5, "a whole number, not 1.5")])
+def test_as_are_numbers_of_workers_before_the_first_patch_is_read(
+    tiny: PatchClassifier, patches: np.ndarray, workers: object, said: str
+) -> None:
+    with pytest.raises(UsageError, match=f"^workers must be {said}$"):
+        tiny.stream(iter(patches), workers=workers)
+
+
+def test_counts_may_be_numpys(tiny: PatchClassifier) -> None:
+    assert PatchClassifier(tiny.model, device="cpu", threads=np.int64(1), batch_size=np.int64(16)).batch_size == 16
 
 
 def test_no_patches_give_no_rows(tiny: PatchClassifier, tiny_softmax: PatchClassifier) -> None:
