@@ -143,15 +143,17 @@ def _owner(descriptor: int) -> tuple[str, int]:
 
 
 def _sign(descriptor: int, path: Path) -> None:
-    """Write whose the lock file is; one that can't be written is removed."""
+    """Write whose the lock file is; one that is not, of a full disk or Ctrl-C, is removed."""
     try:
         os.lseek(descriptor, 0, os.SEEK_SET)
         os.ftruncate(descriptor, 0)
         os.write(descriptor, json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode("ascii"))
-    except OSError as error:
+    except BaseException as error:
         with suppress(OSError):
             path.unlink()
-        raise _unwritable(path, error) from error
+        if isinstance(error, OSError):
+            raise _unwritable(path, error) from error
+        raise
 
 
 def _remove(path: Path) -> None:

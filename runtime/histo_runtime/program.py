@@ -66,7 +66,8 @@ def _open_standard_streams() -> None:
 def working() -> Iterator[None]:
     """Let Ctrl-C be a KeyboardInterrupt while the body runs, in a process that `run` started; in others it is already.
 
-    Outside of it nothing has to be tidied up, and the process ends at once.
+    Outside of it nothing has to be tidied up, and the process ends at once. An error that native code makes of it, as
+    the ImportError of a module that Ctrl-C falls into the start of, is a KeyboardInterrupt again where the body ends.
     """
     handler = signal.getsignal(signal.SIGINT)
     if not isinstance(handler, _CtrlC):
@@ -75,6 +76,10 @@ def working() -> Iterator[None]:
     handler.working = True
     try:
         yield
+    except Exception as error:
+        if handler.raised:
+            raise KeyboardInterrupt from error
+        raise
     finally:
         handler.working = False
 
@@ -84,12 +89,14 @@ class _CtrlC:
 
     def __init__(self, name: str) -> None:
         self.working = False
+        self.raised = False
         self._name = name
         self._times = 0
 
     def __call__(self, _number: int, _frame: FrameType | None) -> None:
         self._times += 1
         if self._times == 1 and self.working:
+            self.raised = True
             raise KeyboardInterrupt
         if self._times == 2:
             self._say("stopping; once more ends it at once")

@@ -68,6 +68,28 @@ def test_twice_while_native_threads_compute(gap: float, folder: Path, tmp_path: 
     assert names_in(tmp_path) == ["list.csv", "predictions.csv.partial"]
 
 
+NATIVE = """
+import signal, click
+from histo_runtime.command import HistoCommand
+from histo_runtime.program import run
+
+@click.command("slow", cls=HistoCommand)
+def slow():
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt as interrupt:
+        raise {error} from interrupt
+
+run("slow", "__main__", "slow")
+"""
+
+
+@pytest.mark.parametrize("error", ["ImportError('initialization failed')", "OSError(5, 'failed')", "click.Abort()"])
+def test_while_native_code_makes_another_error_of_it(error: str) -> None:
+    done = run(NATIVE.format(error=error))
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "slow: interrupted\n")
+
+
 def test_a_second_one_lets_the_tidying_up_end_and_a_third_one_does_not() -> None:
     second = run(TIDYING.format(again=1))
     assert (second.returncode, second.stdout) == (130, "tidied 0\n")

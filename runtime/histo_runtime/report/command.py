@@ -60,11 +60,11 @@ def report_after(
         HistoError: it could not be made; the text says where the predictions are, and how to make it again.
         KeyboardInterrupt: with that text too.
     """
-    from histo_runtime.report.again import write_report
-
     again = f"make it with: {shlex.join(['histo-infer', '--report', str(report), '--from', output])}"
     there = f"the predictions are in {output}, but the report"
     try:
+        from histo_runtime.report.again import write_report
+
         write_report(report, Path(output), inputs, labels)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"interrupted: {there} is not made: {again}") from None
