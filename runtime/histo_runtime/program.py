@@ -76,8 +76,8 @@ def working() -> Iterator[None]:
     handler.working = True
     try:
         yield
-    except Exception as error:
-        if handler.raised:
+    except BaseException as error:
+        if handler.raised and not isinstance(error, KeyboardInterrupt):
             raise KeyboardInterrupt from error
         raise
     finally:

@@ -84,7 +84,7 @@ run("slow", "__main__", "slow")
 """
 
 
-@pytest.mark.parametrize("error", ["ImportError('initialization failed')", "OSError(5, 'failed')", "click.Abort()"])
+@pytest.mark.parametrize("error", ["ImportError('initialization failed')", "OSError(5, 'failed')", "SystemExit(1)"])
 def test_while_native_code_makes_another_error_of_it(error: str) -> None:
     done = run(NATIVE.format(error=error))
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "slow: interrupted\n")
