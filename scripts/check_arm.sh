@@ -27,6 +27,8 @@ APT::Architecture "arm64";
 APT::Architectures { "arm64"; "$(dpkg --print-architecture)"; };
 APT::Sandbox::User "$(id -un)";
 Acquire::Languages "none";
+Acquire::Retries "1";
+Acquire::http::Timeout "30";
 Dir::State "$apt/state";
 Dir::State::status "$apt/state/status";
 Dir::Cache "$apt/cache";
