@@ -6,13 +6,12 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.conftest import names_in, read_json, read_table
+from tests.conftest import names_in, read_json, read_table, wait_for_blocks
 from tests.runtime.slides.conftest import FILES, OPTIONS, Layout, paint, run, write_tiff
 
 pytest.importorskip("openslide")
@@ -31,11 +30,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(done: Path, slide: Pa
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        until = time.monotonic() + 60
-        while process.poll() is None and time.monotonic() < until:
-            if partial.exists() and partial.read_bytes().count(b'{"block": ') >= blocks:
-                break
-            time.sleep(0.001)
+        wait_for_blocks(partial, blocks, process)
         process.kill()
         process.wait()
         assert not (output / "slide.tif/run.json").exists(), "it was done before it could be killed"
