@@ -24,9 +24,8 @@ def replay(model: str, most: int | None) -> bool:
     classifier = PatchClassifier(model, device="cpu")
     opened = time.perf_counter()
     patches, expected = (part[:most] for part in unpack_golden(classifier.card))
-    found = classifier.predict(patches)
+    own = classifier.predict(patches).model_probability
     done = time.perf_counter()
-    own = found.probability if found.class_probability is None else found.class_probability
     difference = float(np.nan_to_num(np.abs(own - expected), nan=np.inf).max())
     precision = classifier.card.precision
     target = (classifier.card.calibration or {}).get("target")

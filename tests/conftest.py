@@ -129,6 +129,18 @@ def wait_until(true: Callable[[], object], process: subprocess.Popen, seconds: f
         time.sleep(0.01)
 
 
+def blocks_in(partial: Path) -> int:
+    """How many blocks a run has committed to its journal; -1 before there is one."""
+    return partial.read_bytes().count(b'{"block": ') if partial.exists() else -1
+
+
+def wait_for_blocks(partial: Path, blocks: int, process: subprocess.Popen) -> None:
+    """Wait until a run has committed so many blocks, or has ended, as a fast machine may have before one looks."""
+    until = time.monotonic() + 60
+    while blocks_in(partial) < blocks and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.001)
+
+
 @contextmanager
 def files_end_at(size: int) -> Iterator[None]:
     """Let the system refuse to write beyond `size` bytes of a file, as a full disk does; not on Windows."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from histo_runtime.auc import auc_difference, auc_interval
 from histo_runtime.card import ModelCard
-from histo_runtime.intervals import Interval, wilson
+from histo_runtime.intervals import Interval, number_or_none, wilson
 from histo_runtime.predictions import label_indices
 
 FP16_TOLERANCE = 5e-3  # of probability
@@ -59,11 +59,11 @@ class Agreement:
 
     def metrics(self, split: str) -> tuple[dict[str, Any], ...]:
         """The AUC after, as an entry of the card's `metrics` for `split`; none where there is none."""
-        if self.auc_after is None:
+        auc = self.auc_after
+        if auc is None:
             return ()
-        after = without_nan(asdict(self.auc_after))
-        interval = None if after["low"] is None else [after["low"], after["high"]]
-        return ({"metric": "auc", "split": split, "n": self.labelled, "value": after["value"], "interval": interval},)
+        value = number_or_none(auc.value)
+        return ({"metric": "auc", "split": split, "n": self.labelled, "value": value, "interval": auc.ends},)
 
     def in_words(self) -> str:
         """Say the figures in a line."""

@@ -205,8 +205,7 @@ def _write(target: Path, model: onnx.ModelProto, card: ModelCard, reference: Ref
     """
     with written_aside(target) as temporary:
         onnx.save_model(with_card(model, card), str(temporary))
-        answers = PatchClassifier(temporary, device="cpu").predict(reference.patches[:golden])
-        own = answers.probability if answers.class_probability is None else answers.class_probability
+        own = PatchClassifier(temporary, device="cpu").predict(reference.patches[:golden]).model_probability
         packed = pack_golden(reference.patches[:golden], reference.probability[:golden], own)
         onnx.save_model(with_card(model, card.replace(golden=packed)), str(temporary))
         # The bytes on disk are what users get, so they are opened once more before they get their name.

@@ -12,13 +12,10 @@ from histo_runtime.command import EXIT_FAILED, FiniteRange, HistoCommand, colour
 from histo_runtime.completion import files, words_or_files
 from histo_runtime.default_model import LOCAL_MODEL, MODEL_VARIABLE, default_model
 from histo_runtime.errors import ModelNotFoundError
+from histo_runtime.request import DEFAULT_FOLDER, DEFAULT_TABLE, Request
 
 if TYPE_CHECKING:
     from histo_runtime.doctor import Check
-
-_DEFAULT_TABLE = "./predictions.csv"
-_DEFAULT_FOLDER = "./predictions"
-
 
 _SECTIONS = {
     "Model and device": ("--model", "--device", "--exact", "--threshold"),
@@ -47,7 +44,7 @@ _SECTIONS = {
     shell_complete=files,
     help="A .csv or .parquet file, or - for stdout. NAME.run.json with settings and counts is written"
     " beside it; while it runs, NAME.csv.partial holds what is done. Of slides a folder, which is made."
-    f"  [default: {_DEFAULT_TABLE}, of slides {_DEFAULT_FOLDER}]",
+    f"  [default: {DEFAULT_TABLE}, of slides {DEFAULT_FOLDER}]",
 )
 @click.option(
     "--format",
@@ -176,7 +173,6 @@ def infer(**options: Any) -> None:
       histo-infer zips/*.zip --engine ray --actors 4 -o scored/
     """
     from histo_runtime.infer import infer as run
-    from histo_runtime.request import Request
 
     run(Request(**options))
 

@@ -34,6 +34,7 @@ _NEEDED = ("numpy", "pillow", "click", "pandas")
 _OPTIONAL = ("pyarrow", "h5py")
 _TIMED_SECONDS = 1.0  # for each size of batch
 _PARTS = (1, 2, 4)  # of a batch, measured besides one patch
+_FAST_INT8 = frozenset({"vnni", "dotprod"})  # features of a processor that multiply 8-bit integers
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def _check_processor() -> Check:
     if features is None:
         return Check("PASS", "processor", f"{platform.machine()}; this system does not tell what it can")
     named = ", ".join(sorted(features)) or "none of avx2, vnni, dotprod, bf16"
-    fits = "int8 is the fastest precision here" if features & {"vnni", "dotprod"} else "fp32 fits; int8 gains little"
+    fits = "int8 is the fastest precision here" if features & _FAST_INT8 else "fp32 fits; int8 gains little"
     bf16 = ", bf16 is not used" if "bf16" in features else ""
     details = {"features": sorted(features)}
     return Check("PASS", "processor", f"{platform.machine()} with {named}: {fits}{bf16}", details=details)
@@ -171,7 +172,7 @@ def _check_precision(classifier: PatchClassifier) -> Check:
     details = {"precision": precision}
     if classifier.device != "cpu" or features is None:
         return Check("PASS", "precision", f"{precision} on {classifier.device}", details=details)
-    integers = bool(features & {"vnni", "dotprod"})
+    integers = bool(features & _FAST_INT8)
     if precision == "fp16":
         remedy = f"export it again with --precision {'int8 --calibrate PATCHES' if integers else 'fp32'}"
         return Check("WARN", "precision", "fp16 gains nothing on a CPU", remedy, details)

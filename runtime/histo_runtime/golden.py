@@ -73,8 +73,7 @@ def replay_golden(classifier: PatchClassifier) -> float | None:
         patches, expected = unpack_golden(classifier.card)
     except CardError as error:
         raise CardError(f"{classifier.model}: {error}") from error
-    answers = classifier.predict(patches)
-    own = answers.probability if answers.class_probability is None else answers.class_probability
+    own = classifier.predict(patches).model_probability
     if own.shape != expected.shape:
         raise CardError(f"{classifier.model}: its golden answers have shape {expected.shape}, not {own.shape}")
     return float(np.nan_to_num(np.abs(own - expected), nan=np.inf).max())

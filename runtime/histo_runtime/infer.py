@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING
-
 import click
 
-if TYPE_CHECKING:
-    from histo_runtime.request import Request
+from histo_runtime.request import Request
 
-_TABLE = "./predictions.csv"
 _RAY = "ray"
 
 
@@ -43,4 +38,4 @@ def infer(request: Request) -> None:
     if not infer_slides(request):
         from histo_runtime.infer_patches import infer_patches
 
-        infer_patches(replace(request, output=_TABLE if request.output is None else request.output))
+        infer_patches(request)

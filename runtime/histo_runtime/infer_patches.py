@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +35,7 @@ def infer_patches(request: Request) -> None:
         HistoError: an input, the model or the output can't be used.
         SystemExit: with code 3 when patches failed.
     """
-    output = request.output or ""
+    output = request.table_output
     _check_before(request, output)
     found = find_patches(request.patches)
     if found.others:
@@ -54,7 +53,7 @@ def infer_patches(request: Request) -> None:
     # What Pillow thinks of a file stands in its row; a warning would only tear up the progress line.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     given = Given(request.patches, _working_folder(), request.labels, found.others, doubts)
-    summary = score(classifier, found, replace(request.run_options(), output=output, given=given), truth)
+    summary = score(classifier, found, request.run_options(output, given), truth)
     _say_how_it_went(summary, output, request)
     if request.report is not None:
         from histo_runtime.report.command import report_after

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from histo_runtime.card import ModelCard
-from histo_runtime.predictions import Predictions
 from histo_runtime.read_aloud import read_aloud
+
+if TYPE_CHECKING:  # both import this module when they are shown
+    from histo_runtime.card import ModelCard
+    from histo_runtime.predictions import Predictions
 
 _ROWS_SHOWN = 10
 _THUMBNAIL = 48  # pixels

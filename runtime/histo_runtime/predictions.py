@@ -71,6 +71,11 @@ class Predictions:
         ran = ~np.isnan(of_label) | ~np.isfinite(self.probability)[:, None]
         return np.asarray(of_label.std(axis=1, where=ran), np.float32)
 
+    @property
+    def model_probability(self) -> NDArray[np.float32]:
+        """The model's output `probability` as it is: float32 `[N]` of a sigmoid, `[N, C]` of a softmax."""
+        return self.probability if self.class_probability is None else self.class_probability
+
     def __len__(self) -> int:
         return len(self.probability)
 

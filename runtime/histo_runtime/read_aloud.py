@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from histo_runtime.adaptive import read_stages
-from histo_runtime.card import ModelCard
 from histo_runtime.views import view_name
+
+if TYPE_CHECKING:
+    from histo_runtime.card import ModelCard
 
 
 def read_aloud(card: ModelCard) -> list[tuple[str, str]]:

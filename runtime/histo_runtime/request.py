@@ -14,9 +14,10 @@ from histo_runtime.errors import UsageError
 
 if TYPE_CHECKING:
     from histo_runtime.classifier import PatchClassifier
-    from histo_runtime.run_record import RunOptions, Unfinished
+    from histo_runtime.run_record import Given, RunOptions, Unfinished
 
-_FOLDER = "./predictions"
+DEFAULT_TABLE = "./predictions.csv"
+DEFAULT_FOLDER = "./predictions"
 
 
 @dataclass(frozen=True)
@@ -65,21 +66,26 @@ class Request:
         return str(default_model()) if self.model is None else self.model
 
     @property
+    def table_output(self) -> str:
+        """The output of what is written as a table."""
+        return DEFAULT_TABLE if self.output is None else self.output
+
+    @property
     def folder(self) -> str:
         """The output of what is written as a folder."""
-        return self.output or _FOLDER
+        return self.output or DEFAULT_FOLDER
 
     def inform(self, message: str) -> None:
         """Say something that `--quiet` silences."""
         if not self.quiet:
             say(message)
 
-    def run_options(self) -> RunOptions:
-        """Return what decides how patches become rows."""
-        from histo_runtime.run_record import RunOptions
+    def run_options(self, output: str, given: Given | None = None) -> RunOptions:
+        """Return what decides how patches become rows in an output, and what a report of it has to know."""
+        from histo_runtime.run_record import Given, RunOptions
 
         return RunOptions(
-            output=self.output or "",
+            output=output,
             table_format=self.table_format,
             tta=self.tta,
             per_view=self.per_view,
@@ -87,6 +93,7 @@ class Request:
             max_failures=self.max_failures,
             overwrite=self.overwrite,
             quiet=self.quiet,
+            given=given or Given(),
         )
 
     def open_model(self, unfinished: Unfinished) -> PatchClassifier:

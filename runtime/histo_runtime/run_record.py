@@ -131,6 +131,11 @@ def run_manifest(classifier: PatchClassifier, inputs: Inputs, options: RunOption
     }
 
 
+def differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Name what must be the same for a run to be continued, and is not."""
+    return sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
+
+
 def run_record(
     classifier: PatchClassifier,
     options: RunOptions,

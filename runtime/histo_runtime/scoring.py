@@ -35,7 +35,7 @@ from histo_runtime.results import (
     write_run,
     write_table,
 )
-from histo_runtime.run_record import RunOptions, Summary, run_manifest, run_record
+from histo_runtime.run_record import RunOptions, Summary, differing, run_manifest, run_record
 from histo_runtime.tally import Tally
 from histo_runtime.wording import another, same_command
 
@@ -119,8 +119,7 @@ class _Run:
 
         One that was cut off before its first block keeps nothing, and is none.
         """
-        found, wanted = read_manifest(path, overwrite=self.options.overwrite) or {}, self.manifest
-        different = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
+        different = differing(read_manifest(path, overwrite=self.options.overwrite) or {}, self.manifest)
         if not different:
             return
         if not keeps_blocks(path):

@@ -2,22 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 
+from histo_runtime.cache import user_cache
 from histo_runtime.errors import OutputError
-
-
-def user_cache() -> Path:
-    """Return the folder where programs keep what they can make again, by the custom of the system."""
-    if sys.platform == "win32":
-        named, otherwise = os.environ.get("LOCALAPPDATA"), "AppData/Local"
-    elif sys.platform == "darwin":
-        named, otherwise = None, "Library/Caches"
-    else:
-        named, otherwise = os.environ.get("XDG_CACHE_HOME"), ".cache"
-    return Path(named) if named else Path.home() / otherwise
 
 
 def engine_folder(sha256: str, onnxruntime: str, patches: int) -> Path:

@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -67,50 +68,17 @@ def variants(
 ) -> dict[str, float | str]:
     """Patches/s of ways to feed the same batch; a way that the device refuses is a text that says why."""
     patches = drawn(max(1, views // len(classifier.card.views)), classifier.card.size)
-    device = kind if kind == "cpu" else f"{kind}:{index}"
-
-    def opened(**options: str) -> Any:
-        if kind == "cpu":
-            return create_session(model, [(_PROVIDERS[kind], options)], threads=classifier.threads)
-        given = {"device_id": str(index), "prefer_nhwc": "1", **options}
-        return create_session(model, [(_PROVIDERS[kind], given), _PROVIDERS["cpu"]], threads=classifier.threads)
-
-    def bound() -> float:
-        session, feed = opened(), {"patches": patches}
-        batch = BoundBatch(session, feed, session.run(OUTPUTS, feed), device)
-        return rate(lambda: batch.run(feed), len(patches), seconds)
-
-    def graphs(some: NDArray[np.uint8]) -> float:
-        runs, options = GraphRuns(opened(enable_cuda_graph="1"), device), make_run_options()
-        return rate(lambda: runs.run({"patches": some}, options), len(some), seconds)
-
-    def two_in_flight() -> float:
-        with ThreadPoolExecutor(2) as pool:
-
-            def both() -> None:
-                for done in [pool.submit(plain.run, OUTPUTS, {"patches": patches}) for _ in range(2)]:
-                    done.result()
-
-            return rate(both, 2 * len(patches), seconds)
-
-    def unbound(session: Any, some: NDArray[np.uint8] = patches) -> float:
-        return rate(lambda: session.run(OUTPUTS, {"patches": some}), len(some), seconds)
-
-    def from_pinned() -> float:
-        pinned = pinned_buffer(patches.shape, index)
-        window = pinned.numpy()
-        window[:] = patches
-        return unbound(plain, window)
-
+    feeding = _Feeding(model, plain, kind, index, classifier.threads, seconds)
+    channels_first = {"prefer_nhwc": "0"} if kind == "cuda" else {}
     ways: dict[str, Callable[[], float]] = {
-        "as histo-infer opens it": lambda: unbound(plain),
-        "two batches in flight": two_in_flight,
-        "channels first (prefer_nhwc=0)": lambda: unbound(opened(**({"prefer_nhwc": "0"} if kind == "cuda" else {}))),
-        "pixels in pinned memory": from_pinned,
-        "IO binding": bound,
-        "CUDA graphs": lambda: graphs(patches),
-        "one patch, as histo-infer opens it": lambda: unbound(plain, patches[:1]),
-        "one patch, CUDA graphs": lambda: graphs(patches[:1]),
+        "as histo-infer opens it": lambda: feeding.plainly(plain, patches),
+        "two batches in flight": lambda: feeding.two_in_flight(patches),
+        "channels first (prefer_nhwc=0)": lambda: feeding.plainly(feeding.opened(**channels_first), patches),
+        "pixels in pinned memory": lambda: feeding.from_pinned(patches),
+        "IO binding": lambda: feeding.bound(patches),
+        "CUDA graphs": lambda: feeding.graphs(patches),
+        "one patch, as histo-infer opens it": lambda: feeding.plainly(plain, patches[:1]),
+        "one patch, CUDA graphs": lambda: feeding.graphs(patches[:1]),
     }
     found: dict[str, float | str] = {}
     for name, measure in ways.items():
@@ -119,6 +87,57 @@ def variants(
         except Exception as error:  # onnxruntime's errors share no base class; a refusal is a result here
             found[name] = str(error).strip().split("\n", 1)[0][:200]
     return found
+
+
+@dataclass(frozen=True)
+class _Feeding:
+    """Ways to feed a batch to a model on one device, each as patches/s; `plain` is the session that users have."""
+
+    model: Path
+    plain: Any
+    kind: str
+    index: int
+    threads: int
+    seconds: float
+
+    @property
+    def device(self) -> str:
+        return self.kind if self.kind == "cpu" else f"{self.kind}:{self.index}"
+
+    def opened(self, **options: str) -> Any:
+        """A session of its own, opened as users have it but for some options of the provider."""
+        if self.kind == "cpu":
+            return create_session(self.model, [(_PROVIDERS["cpu"], options)], threads=self.threads)
+        given = {"device_id": str(self.index), "prefer_nhwc": "1", **options}
+        providers = [(_PROVIDERS[self.kind], given), _PROVIDERS["cpu"]]
+        return create_session(self.model, providers, threads=self.threads)
+
+    def plainly(self, session: Any, patches: NDArray[np.uint8]) -> float:
+        return rate(lambda: session.run(OUTPUTS, {"patches": patches}), len(patches), self.seconds)
+
+    def two_in_flight(self, patches: NDArray[np.uint8]) -> float:
+        with ThreadPoolExecutor(2) as pool:
+
+            def both() -> None:
+                for done in [pool.submit(self.plain.run, OUTPUTS, {"patches": patches}) for _ in range(2)]:
+                    done.result()
+
+            return rate(both, 2 * len(patches), self.seconds)
+
+    def from_pinned(self, patches: NDArray[np.uint8]) -> float:
+        pinned = pinned_buffer(patches.shape, self.index)  # holds the memory of the window
+        window = pinned.numpy()
+        window[:] = patches
+        return self.plainly(self.plain, window)
+
+    def bound(self, patches: NDArray[np.uint8]) -> float:
+        session, feed = self.opened(), {"patches": patches}
+        batch = BoundBatch(session, feed, session.run(OUTPUTS, feed), self.device)
+        return rate(lambda: batch.run(feed), len(patches), self.seconds)
+
+    def graphs(self, patches: NDArray[np.uint8]) -> float:
+        runs, options = GraphRuns(self.opened(enable_cuda_graph="1"), self.device), make_run_options()
+        return rate(lambda: runs.run({"patches": patches}, options), len(patches), self.seconds)
 
 
 def pinned_buffer(shape: tuple[int, ...], index: int) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from histo_runtime.csv_file import read_csv
 from histo_runtime.errors import InputError
 from histo_runtime.patches import read_patch
 from histo_train.evaluate import groups_alike
@@ -72,7 +72,7 @@ def read_validation(run: Path, folder: Path) -> Validation:
     """
     record, metrics = _json(run / RECORD), _json(run / METRICS)
     given = str(record["options"]["validation"])
-    rows = [row for row in _rows(run / SPLIT) if row["split"] == "valid"]
+    rows = [row for row in read_csv(run / SPLIT, ("path", "label", "group", "split")) if row["split"] == "valid"]
     try:
         names = tuple(str(PurePosixPath(row["path"]).relative_to(given)) for row in rows)
     except ValueError as error:
@@ -95,11 +95,3 @@ def _json(path: Path) -> dict[str, Any]:
         raise InputError(
             f"{path}: can't be read ({error}): name the folder of a finished run of histo-train"
         ) from error
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
-    except OSError as error:
-        raise InputError(f"{path}: can't be read ({error.strerror})") from error

@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from PIL import Image
 from histo_runtime import PatchClassifier
 from histo_runtime.adaptive import lead
 from histo_runtime.errors import HistoError, InputError
-from tests.conftest import DATA, SIDE, read_json, read_table
+from tests.conftest import DATA, SIDE, read_json, read_table, wait_for_blocks
 from tests.runtime.onnx_bytes import with_card
 
 # Margins near the medians of the leads that the tiny models give: about half the patches leave at each stage.
@@ -276,11 +275,7 @@ def test_a_run_that_is_killed_goes_on_and_ends_with_the_same_bytes(
     arguments = (folder, "--model", sigmoid.model, "--per-view")
     partial = tmp_path / "predictions.csv.partial"
     process = infer(*arguments, "--workers", "1", cwd=tmp_path)
-    until = time.monotonic() + 60
-    while process.poll() is None and time.monotonic() < until:
-        if partial.exists() and partial.read_bytes().count(b'{"block": ') >= blocks:
-            break
-        time.sleep(0.001)
+    wait_for_blocks(partial, blocks, process)
     process.kill()
     process.communicate()
     # A fast machine may have finished first; then there is nothing to go on with.

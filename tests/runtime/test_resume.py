@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from histo_runtime.journal import Journal, read_manifest
+from tests.conftest import blocks_in, wait_for_blocks
 
 MODEL = Path(__file__).parents[1] / "data" / "sigmoid_d4.onnx"
 COUNT = 1500
@@ -63,17 +64,11 @@ def interrupted(patches: Path, folder: Path, *options: str | Path, blocks: int =
     """Start a run, interrupt it once some blocks are committed; returns what it printed."""
     partial = folder / "predictions.csv.partial"
     process = start(patches, folder, "--workers", "1", *options)
-    until = time.monotonic() + 60
-    while partial_blocks(partial) < blocks and time.monotonic() < until and process.poll() is None:
-        time.sleep(0.002)
+    wait_for_blocks(partial, blocks, process)
     process.send_signal(signal.SIGINT)
     stderr = process.communicate(timeout=60)[1]
     assert process.returncode == 130, stderr
     return stderr
-
-
-def partial_blocks(partial: Path) -> int:
-    return partial.read_bytes().count(b'{"block": ') if partial.exists() else 0
 
 
 def test_kills_at_random_moments_lose_nothing_and_change_nothing(patches: Path, whole: bytes, tmp_path: Path) -> None:
@@ -92,7 +87,7 @@ def test_kills_at_random_moments_lose_nothing_and_change_nothing(patches: Path, 
         time.sleep(rng.uniform(0, 1.5 if until > time.monotonic() else 1.0))
         process.kill()
         process.communicate()
-        went_on += partial_blocks(partial) > 0
+        went_on += blocks_in(partial) > 0
         if (folder / "predictions.csv").exists() and not partial.exists():
             assert (folder / "predictions.csv").read_bytes() == whole
             continue
@@ -214,7 +209,7 @@ def test_a_run_that_was_cut_off_before_its_first_block_is_in_no_other_runs_way(
     time.sleep(0.3)  # from a journal that is there to the first patch
     process.send_signal(how)
     stderr = process.communicate(timeout=60)[1]
-    assert partial_blocks(partial) == 0
+    assert blocks_in(partial) == 0
     if how == signal.SIGINT:
         assert "interrupted: nothing is kept yet" in stderr.splitlines()[-1]
     done = infer(patches, tmp_path)
@@ -293,9 +288,7 @@ def test_inputs_that_vanish_as_a_whole_stop_the_run_and_it_goes_on_when_they_are
 ) -> None:
     elsewhere = patches.with_name("elsewhere")
     process = start(patches, tmp_path, "--workers", "1")
-    until = time.monotonic() + 60
-    while partial_blocks(tmp_path / "predictions.csv.partial") < 1 and time.monotonic() < until:
-        time.sleep(0.001)
+    wait_for_blocks(tmp_path / "predictions.csv.partial", 1, process)
     patches.rename(elsewhere)
     try:
         stderr = process.communicate(timeout=60)[1]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _MODEL_SUFFIXES = (".h5", ".keras")  # as Keras wants them, which saves by the name and knows no ".H5"
 _BACKENDS = ("tensorflow", "jax", "torch")
-YOUDEN = "youden"
+_YOUDEN = "youden"  # as in histo_runtime.operating_point, which would bring numpy to --help
 _LARGEST_SEED = 2**32 - 1  # numpy's and TensorFlow's
 _SMALLEST_CROP = 32  # five poolings halve it to a single cell
 
@@ -116,10 +116,10 @@ def _model_path(_ctx: click.Context, _param: click.Parameter, value: Path) -> Pa
 )
 @click.option(
     "--threshold-rule",
-    default=YOUDEN,
+    default=_YOUDEN,
     show_default=True,
     metavar="youden|sensitivity=0.95",
-    shell_complete=words_or_files(YOUDEN, "sensitivity=0.95"),
+    shell_complete=words_or_files(_YOUDEN, "sensitivity=0.95"),
     help="How the threshold in the card is chosen.",
 )
 @click.option("--resume", is_flag=True, help="Go on with an unfinished run of MODEL; begin one where there is none.")

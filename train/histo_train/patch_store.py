@@ -21,6 +21,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from histo_runtime.cache import user_cache
 from histo_runtime.command import say
 from histo_runtime.errors import HistoError, InputError, OutputError, PatchError
 from histo_runtime.lock import is_alive
@@ -65,14 +66,11 @@ class StoredPatches:
 
 
 def cache_folder() -> Path:
-    """Return `$HISTO_CACHE`, else the platform's folder for what can be made again."""
+    """Return `$HISTO_CACHE`, else the project's folder for what can be made again."""
     if given := os.environ.get(CACHE_VARIABLE):
         return Path(given)
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", "~/AppData/Local")).expanduser() / "histo-edge" / "Cache"
-    if sys.platform == "darwin":
-        return Path("~/Library/Caches/histo-edge").expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "histo-edge"
+    folder = user_cache() / "histo-edge"
+    return folder / "Cache" if sys.platform == "win32" else folder  # %LOCALAPPDATA% is for more than caches
 
 
 def open_store(listed: Listed, *, size: int, cache: Path | None = None) -> StoredPatches:

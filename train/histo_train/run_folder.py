@@ -13,8 +13,8 @@ from typing import Any
 
 from histo_runtime.command import say
 from histo_runtime.errors import OutputError
-from histo_runtime.files import check_output, written_aside
-from histo_train.checkpoint import State, remove_leavings, write_state
+from histo_runtime.files import check_output, remove_left_aside, written_aside
+from histo_train.checkpoint import State, write_state
 
 FINISHED, UNFINISHED = "finished", "unfinished"
 CHECKPOINT, RECORD, HISTORY = "checkpoint.npz", "run.json", "history.csv"
@@ -135,7 +135,7 @@ class CheckpointKeeper:
     def __init__(self, folder: RunFolder, every: float) -> None:
         self._path, self._every = folder.checkpoint, every
         self._kept = time.monotonic()
-        remove_leavings(self._path)
+        remove_left_aside(self._path)  # by a run that was killed while it wrote
 
     def due(self) -> bool:
         """Tell whether it is time for the next."""

@@ -20,7 +20,7 @@ from histo_runtime.default_model import BUNDLED_NAME
 from histo_runtime.errors import HistoError, OutputError
 from histo_runtime.lock import locked
 from histo_runtime.progress import Progress
-from histo_runtime.run_record import about_model, versions
+from histo_runtime.run_record import about_model, differing, versions
 from histo_runtime.sources import none_found
 from histo_runtime.tally import FAILURES_KEPT
 from histo_runtime.urls import is_url, local_path
@@ -168,8 +168,7 @@ class ClusterRun:
             raise OutputError(f"{self.job.output}: holds other files ({min(names)}): choose another folder")
 
     def _compare(self, found: dict[str, Any]) -> None:
-        wanted = self.job.settings
-        different = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
+        different = differing(found, self.job.settings)
         if different:
             raise OutputError(
                 f"{self.job.output}: holds an unfinished run with {another(different)}: run that command"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +42,7 @@ def infer_slides(request: Request) -> bool:
             f"{found.patches} other images or lists are left out: slides are scored, patches by a command of their own"
         )
     announce(request, _slides(len(found.slides)), classifier.device, classifier.card, classifier.threshold)
-    options = replace(request.run_options(), output=request.folder)
-    rows = score_slides(classifier, found.slides, options, settings)
+    rows = score_slides(classifier, found.slides, request.run_options(request.folder), settings)
     _say_how_it_went(rows, request)
     if any(row.get("error") or row.get("failed") for row in rows):
         raise SystemExit(EXIT_SOME_PATCHES_FAILED)

@@ -11,7 +11,6 @@ from benchmark.engines import Answer
 from benchmark.engines.views import InMemory
 from benchmark.job import Job
 from histo_runtime import PatchClassifier
-from histo_runtime.predictions import Predictions
 
 
 class Classifier(InMemory):
@@ -24,9 +23,7 @@ class Classifier(InMemory):
 
     def run(self, loaded: NDArray[np.uint8]) -> Answer:
         predictions = self.classifier.predict(loaded, tta=self.tta)
-        softmax = predictions.class_probability
-        probability = predictions.probability if softmax is None else softmax
-        return Answer(probability, views=_views_run(predictions))
+        return Answer(predictions.model_probability, views=float(predictions.views.mean()))
 
 
 def prepare(job: Job) -> Path:
@@ -36,10 +33,3 @@ def prepare(job: Job) -> Path:
 
 def open_engine(job: Job, _batch: int) -> Classifier:
     return Classifier(job, "full")
-
-
-def _views_run(predictions: Predictions) -> float:
-    """Views a patch, on average: those that adaptive augmentation left out have no probability."""
-    by_view = predictions.view_probability
-    by_view = by_view.reshape(*by_view.shape[:2], -1)[..., 0]
-    return float(np.isfinite(by_view).sum(axis=1).mean())
