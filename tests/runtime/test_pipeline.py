@@ -249,6 +249,22 @@ def test_closing_early_cancels_drops_what_was_waiting_and_leaves_no_thread() -> 
     assert len(decoded) < 60
 
 
+def test_closing_early_does_not_wait_for_a_file_that_is_never_read() -> None:
+    given_up = threading.Event()
+
+    def stalled(item: int) -> np.ndarray:
+        assert item < 8 or not given_up.wait(timeout=60), "the server stopped answering"
+        return decode(item)
+
+    batches = run(range(100), decode=stalled, workers=2)
+    next(batches)
+    batches.close()
+    waited_for_it = not histo_threads()
+    given_up.set()
+    assert not waited_for_it
+    assert_no_thread_is_left()
+
+
 def test_a_run_that_ends_by_itself_is_not_cancelled() -> None:
     cancelled: list[bool] = []
     list(run(range(10), cancel=lambda: cancelled.append(True)))

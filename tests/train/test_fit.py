@@ -126,6 +126,16 @@ def test_a_signal_ends_the_run_after_the_step_and_its_state_goes_on_to_the_same_
         np.testing.assert_array_equal(left, right)
 
 
+def test_a_signal_that_was_to_be_ignored_is_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with noted() as interrupts:
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert not interrupts.asked
+
+
 def test_an_interrupt_while_validating_keeps_the_steps_of_the_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     keeper, interrupts = Kept(), Interrupts()
     training = Training(small_network(), TRAIN, VALID, RECIPE)

@@ -45,7 +45,9 @@ def noted() -> Iterator[Interrupts]:
     if threading.current_thread() is not threading.main_thread():
         yield interrupts
         return
-    before = {number: signal.signal(number, interrupts._note) for number in _SIGNALS}
+    # What whoever started this process had ignored stays ignored.
+    heeded = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupts._note) for number in heeded}
     try:
         yield interrupts
     finally:
