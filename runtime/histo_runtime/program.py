@@ -148,7 +148,7 @@ class _CtrlC:
         raise KeyboardInterrupt
 
     def lost(self, what: UnraisableHookArgs) -> None:
-        """Ask again where the KeyboardInterrupt fell into what no exception leaves: a finalizer, a callback of imports."""
+        """Ask again where the KeyboardInterrupt fell into what no exception leaves, as a finalizer or a callback."""
         if what.exc_type is not KeyboardInterrupt or not self.raised:
             sys.__unraisablehook__(what)
             return
