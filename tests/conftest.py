@@ -129,6 +129,36 @@ def wait_until(true: Callable[[], object], process: subprocess.Popen, seconds: f
         time.sleep(0.01)
 
 
+def infer_signalled(blocks: int, name: str) -> str:
+    """A program: histo-infer, which sends itself a signal when it has that many blocks and another one is computed.
+
+    Sent by a test it could come after the end, on a machine that has other things to do.
+    """
+    return f"""
+import signal
+from histo_runtime.journal import Journal
+from histo_runtime.program import infer
+
+plain = Journal.commit
+
+def commit(journal, *block):
+    if journal.blocks == {blocks}:
+        signal.raise_signal(signal.{name})
+    plain(journal, *block)
+
+Journal.commit = commit
+infer()
+"""
+
+
+def wake(process: subprocess.Popen, seconds: float = 120) -> None:
+    """Let a process come to its end that has stopped itself by SIGSTOP, or is about to."""
+    until = time.monotonic() + seconds
+    while process.poll() is None and time.monotonic() < until:
+        process.send_signal(signal.SIGCONT)
+        time.sleep(0.01)
+
+
 @contextmanager
 def files_end_at(size: int) -> Iterator[None]:
     """Let the system refuse to write beyond `size` bytes of a file, as a full disk does; not on Windows."""

@@ -8,9 +8,9 @@ import io
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from histo_runtime.classifier import PatchClassifier
-from tests.conftest import names_in, read_json, read_table
+from tests.conftest import infer_signalled, names_in, read_json, read_table
 from tests.runtime.slides.conftest import (
     FILES,
     GLASS,
@@ -128,22 +128,11 @@ def test_the_pictures_cover_the_slide(done: Path, layout: Layout) -> None:
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(done: Path, slide: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
-    partial = output / "slide.tif/tiles.csv.partial"
     arguments = [str(a) for a in (slide, "-o", output, "--batch-size", 64, "--workers", 1, *OPTIONS)]
     for blocks in (1, 2):
-        process = subprocess.Popen(
-            [sys.executable, "-c", "from histo_runtime.cli import infer; infer()", *arguments],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        until = time.monotonic() + 60
-        while process.poll() is None and time.monotonic() < until:
-            if partial.exists() and partial.read_bytes().count(b'{"block": ') >= blocks:
-                break
-            time.sleep(0.001)
-        process.kill()
-        process.wait()
-        assert not (output / "slide.tif/run.json").exists(), "it was done before it could be killed"
+        command = [sys.executable, "-c", infer_signalled(blocks, "SIGKILL"), *arguments]
+        killed = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
     result = run(*arguments, plain=True)
     assert result.exit_code == 0, result.output
     assert "going on after" in result.output
