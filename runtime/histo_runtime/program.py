@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 EXIT_INTERRUPTED = 130
 _A_MOMENT = 0.01  # seconds: what the main thread was in is over by then
 # Ctrl-C; how containers, systemd and batch systems ask; a terminal that was closed. Windows has no SIGHUP.
-_ASKING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+ASKING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 def infer() -> None:
@@ -49,7 +49,7 @@ def run(name: str, module: str, command: str) -> None:
     _open_standard_streams()
     handler = _CtrlC(name)
     sys.unraisablehook = handler.lost
-    for number in _ASKING:
+    for number in ASKING:
         # What whoever started this process had ignored (nohup, a script's background job) stays ignored.
         if signal.getsignal(number) in {signal.SIG_DFL, signal.default_int_handler}:
             signal.signal(number, handler)
@@ -114,7 +114,7 @@ def undisturbed() -> Iterator[None]:
 
 
 def _handler() -> _CtrlC | None:
-    return next((found for number in _ASKING if isinstance(found := signal.getsignal(number), _CtrlC)), None)
+    return next((found for number in ASKING if isinstance(found := signal.getsignal(number), _CtrlC)), None)
 
 
 class _CtrlC:

@@ -11,6 +11,7 @@ import pytest
 
 from histo_runtime.auc import roc_auc
 from histo_runtime.errors import HistoError
+from histo_runtime.program import ASKING
 
 pytestmark = pytest.mark.tensorflow
 keras = pytest.importorskip("keras")
@@ -109,10 +110,8 @@ def test_weights_that_the_last_step_of_an_epoch_broke_stop_the_run_with_the_same
         Training(small_network(), TRAIN, VALID, recipe).run(lambda _: None, None, Interrupts())
 
 
-@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_run_after_the_step_and_its_state_goes_on_to_the_same_end(
-    asked: signal.Signals, whole: Run
-) -> None:
+@pytest.mark.parametrize("asked", ASKING)
+def test_a_signal_ends_the_run_after_the_step_and_its_state_goes_on_to_the_same_end(asked: int, whole: Run) -> None:
     keeper = Kept()
     training = Training(small_network(), TRAIN, VALID, RECIPE)
     with noted() as interrupts, pytest.raises(KeyboardInterrupt, match="1 of 4 steps of epoch 3"):
