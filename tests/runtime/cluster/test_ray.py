@@ -26,7 +26,7 @@ pytestmark = [
 
 
 def wait_for_shards(process: subprocess.Popen[str], folder: Path, count: int) -> None:
-    until = time.monotonic() + 180
+    until = time.monotonic() + 300
     while len(list(folder.glob("_manifests/*.json"))) < count:
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < until
