@@ -129,16 +129,34 @@ def wait_until(true: Callable[[], object], process: subprocess.Popen, seconds: f
         time.sleep(0.01)
 
 
-def blocks_in(partial: Path) -> int:
-    """How many blocks a run has committed to its journal; -1 before there is one."""
-    return partial.read_bytes().count(b'{"block": ') if partial.exists() else -1
+def infer_signalled(blocks: int, name: str) -> str:
+    """A program: histo-infer, which sends itself a signal when it has that many blocks and another one is computed.
+
+    Sent by a test it could come after the end, on a machine that has other things to do.
+    """
+    return f"""
+import signal
+from histo_runtime.journal import Journal
+from histo_runtime.program import infer
+
+plain = Journal.commit
+
+def commit(journal, *block):
+    if journal.blocks == {blocks}:
+        signal.raise_signal(signal.{name})
+    plain(journal, *block)
+
+Journal.commit = commit
+infer()
+"""
 
 
-def wait_for_blocks(partial: Path, blocks: int, process: subprocess.Popen) -> None:
-    """Wait until a run has committed so many blocks, or has ended, as a fast machine may have before one looks."""
-    until = time.monotonic() + 60
-    while blocks_in(partial) < blocks and process.poll() is None and time.monotonic() < until:
-        time.sleep(0.001)
+def wake(process: subprocess.Popen, seconds: float = 120) -> None:
+    """Let a process come to its end that has stopped itself by SIGSTOP, or is about to."""
+    until = time.monotonic() + seconds
+    while process.poll() is None and time.monotonic() < until:
+        process.send_signal(signal.SIGCONT)
+        time.sleep(0.01)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from PIL import Image
 
 from histo_runtime.errors import HistoError, InputError, PatchError, missing_extra, reason_of
 from histo_runtime.patches import FILE_LIMIT, is_image_name, patch_from_image, read_patch, too_large
-from histo_runtime.urls import is_url, local_path, open_binary
+from histo_runtime.urls import is_url, local_path, open_binary, url_failed
 
 _MACOS_FOLDER = "__MACOSX/"  # what the Finder adds: notes of its own, under the names of the images
 _ENCRYPTED = 1  # bit of a member's flags
@@ -67,7 +67,11 @@ class ZipPatches:
         self.others = len(files) - len(images)
 
     def decode(self, _name: str, number: int, *, size: int, resize: bool) -> NDArray[np.uint8]:
-        """Decode member `number` of `names`; arguments and errors as of `read_patch`."""
+        """Decode member `number` of `names`; arguments and errors as of `read_patch`.
+
+        Raises:
+            InputError: the zip is behind a URL, which fails: that ends the run.
+        """
         return read_patch(self._read(number), size=size, resize=resize)
 
     def part(self, numbers: Sequence[int]) -> ZipPatches:
@@ -92,13 +96,11 @@ class ZipPatches:
         if method not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
             raise PatchError(f"is packed by method {method}: pack the zip again with the usual one, deflate")
         try:
-            with open_binary(self._path) as file:
-                file.seek(offset)
-                name_length, extra_length = _HEADER.unpack(file.read(_HEADER.size))
-                file.seek(name_length + extra_length, io.SEEK_CUR)
-                data = file.read(packed)
+            data = self._packed(offset, packed)
             if method == zipfile.ZIP_DEFLATED:
                 data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, size + 1)
+        except HistoError:
+            raise
         except OSError as error:
             raise PatchError(f"can't be read: {reason_of(error)}") from error
         except (ValueError, struct.error, zlib.error) as error:
@@ -106,6 +108,25 @@ class ZipPatches:
         if zlib.crc32(data) != crc:
             raise PatchError("is damaged in the zip: its bytes don't fit its checksum")
         return data
+
+    def _packed(self, offset: int, length: int) -> bytes:
+        """Read the bytes of a member as they lie in the zip.
+
+        Raises:
+            InputError: the zip is behind a URL, which fails: the other members would fail as well, each after a wait.
+        """
+        try:
+            with open_binary(self._path) as file:
+                file.seek(offset)
+                name_length, extra_length = _HEADER.unpack(file.read(_HEADER.size))
+                file.seek(name_length + extra_length, io.SEEK_CUR)
+                return file.read(length)
+        except (HistoError, ValueError, struct.error):
+            raise
+        except Exception as error:  # what clouds raise shares no base class
+            if is_url(self._path):
+                raise url_failed(self._path, error) from error
+            raise
 
 
 def _is_image(name: str) -> bool:

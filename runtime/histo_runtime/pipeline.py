@@ -22,6 +22,7 @@ from histo_runtime.workers import Task, Workers
 
 Item = TypeVar("Item")
 _WAITING = 1  # beyond the batches being computed: the processor never waits for one
+_PATIENCE = 2.0  # seconds that the end waits for files being read: a share or a server may have stopped answering
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class _Run(Generic[Item]):
         self._inferences_ahead = in_flight + _WAITING
         buffers = self._decodings_ahead + self._inferences_ahead + 1
         self._free = [np.zeros((batch_patches, size, size, 3), np.uint8) for _ in range(buffers)]
-        self._decoders = Workers(workers, "histo-decode")
+        self._decoders = Workers(workers, "histo-decode", patience=_PATIENCE)
         self._inference = Workers(in_flight, "histo-infer")
 
     def batches(self, items: Iterator[Item]) -> Iterator[Batch[Item]]:

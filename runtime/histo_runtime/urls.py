@@ -65,4 +65,5 @@ def url_failed(url: str, error: Exception) -> InputError:
     """Describe a URL that can't be read as a whole; what clouds raise shares no base class."""
     if isinstance(error, FileNotFoundError):
         return InputError(f"{url}: no such file or folder")
-    return InputError(f"{url}: can't be read ({reason_of(error)}): mend that and run the same command again")
+    reason = "it has stopped answering" if isinstance(error, TimeoutError) else reason_of(error)
+    return InputError(f"{url}: can't be read ({reason}): mend that and run the same command again")

@@ -9,6 +9,7 @@ all that passes between threads passes through `queue.SimpleQueue`, which takes 
 from __future__ import annotations
 
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import CancelledError
@@ -69,9 +70,11 @@ class Workers:
     Args:
         threads: how many tasks are done at a time.
         name: of the threads, for who looks at a process that hangs.
+        patience: seconds that an end waits for tasks that were begun; what takes longer, as a read from a server that
+            has stopped answering, is left to itself. None waits for all of them.
     """
 
-    def __init__(self, threads: int, name: str) -> None:
+    def __init__(self, threads: int, name: str, *, patience: float | None = None) -> None:
         self._tasks: _Tasks = SimpleQueue()
         # No method of this object is the target, or it would never be collected. Daemons, since `threading` joins
         # others at exit before anyone could tell them to end; `finalize` does both.
@@ -79,7 +82,7 @@ class Workers:
             threading.Thread(target=_work_off, args=[self._tasks], name=f"{name}_{number}", daemon=True)
             for number in range(threads)
         ]
-        self._close = weakref.finalize(self, _end, self._tasks, started)
+        self._close = weakref.finalize(self, _end, self._tasks, started, patience)
         for thread in started:
             thread.start()
 
@@ -90,7 +93,7 @@ class Workers:
         return task
 
     def close(self) -> None:
-        """Cancel the tasks that have not begun and wait for the others; then nothing may be submitted any more."""
+        """Cancel tasks that have not begun and wait for the others; then nothing may be submitted any more."""
         self._close()
 
     def __enter__(self) -> Workers:
@@ -108,14 +111,15 @@ def _work_off(tasks: _Tasks) -> None:
         del task  # and with it what it was about, before the next one comes
 
 
-def _end(tasks: _Tasks, threads: list[threading.Thread]) -> None:
+def _end(tasks: _Tasks, threads: list[threading.Thread], patience: float | None) -> None:
     with suppress(Empty):
         while True:
             if (task := tasks.get_nowait()) is not None:
                 task.cancel()
     for _ in threads:
         tasks.put(None)
+    until = time.monotonic() + (patience or 0)
     for thread in threads:
         # One that never began was interrupted in its start; the current one collects the workers as garbage.
         if thread.is_alive() and thread is not threading.current_thread():
-            thread.join()
+            thread.join(None if patience is None else max(0, until - time.monotonic()))

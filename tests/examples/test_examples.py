@@ -64,7 +64,7 @@ class Scanner:
         (self.folder / "slide").mkdir(parents=True)
 
     def start(self, *options: object) -> subprocess.Popen[str]:
-        return start("watch_folder.py", MODEL, self.folder, self.table, "--settle", 0.3, *options)
+        return start("watch_folder.py", MODEL, self.folder, self.table, "--settle", 1, *options)
 
     def rows(self) -> dict[str, dict[str, str]]:
         rows = rows_of(self.table.read_text(encoding="utf-8")) if self.table.exists() else []
@@ -72,7 +72,7 @@ class Scanner:
         return {row["path"]: row for row in rows}
 
     def wait_for(self, *names: str) -> None:
-        until = time.monotonic() + 30
+        until = time.monotonic() + 60
         while not set(names) <= set(self.rows()) and time.monotonic() < until:
             time.sleep(0.02)
         assert set(names) <= set(self.rows())
@@ -103,7 +103,7 @@ def test_the_watcher_scores_what_comes_and_waits_for_what_still_grows(
         for part in range(8):  # a slow scanner: longer at it than a file needs to settle
             with growing.open("ab") as file:
                 file.write(files[2][part * 600 : (part + 1) * 600 if part < 7 else None])
-            time.sleep(0.1)
+            time.sleep(0.2)
         scanner.wait_for("a.png", "slide/b.png", "bad.png", "growing.png")
     finally:
         process.send_signal(signal.SIGINT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -16,7 +17,7 @@ from PIL import Image
 from histo_runtime import PatchClassifier
 from histo_runtime.adaptive import lead
 from histo_runtime.errors import HistoError, InputError
-from tests.conftest import DATA, SIDE, read_json, read_table, wait_for_blocks
+from tests.conftest import DATA, SIDE, infer_signalled, read_json, read_table
 from tests.runtime.onnx_bytes import with_card
 
 # Margins near the medians of the leads that the tiny models give: about half the patches leave at each stage.
@@ -217,8 +218,10 @@ def test_margins_that_can_not_be_meant_are_refused_when_the_model_is_opened(tmp_
 SETTINGS = ("--tta", "adaptive", "--device", "cpu", "--threads", "1", "--batch-size", "16")
 
 
-def infer(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
-    program = "from histo_runtime.cli import infer; infer()"
+INFER = "from histo_runtime.program import infer; infer()"
+
+
+def infer(*arguments: object, cwd: Path, program: str = INFER) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", program, *map(str, (*SETTINGS, *arguments))]
     return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -273,18 +276,14 @@ def test_a_run_that_is_killed_goes_on_and_ends_with_the_same_bytes(
     blocks: int, whole: Path, folder: Path, sigmoid: PatchClassifier, tmp_path: Path
 ) -> None:
     arguments = (folder, "--model", sigmoid.model, "--per-view")
-    partial = tmp_path / "predictions.csv.partial"
-    process = infer(*arguments, "--workers", "1", cwd=tmp_path)
-    wait_for_blocks(partial, blocks, process)
-    process.kill()
-    process.communicate()
-    # A fast machine may have finished first; then there is nothing to go on with.
-    if partial.exists():
-        continued = infer(*arguments, cwd=tmp_path)
-        assert continued.communicate(timeout=60)[1]
-        assert continued.returncode == 3
-        record = read_json(tmp_path / "predictions.run.json")
-        assert record["mean_views"] == read_json(whole / "predictions.run.json")["mean_views"]
+    killed = infer(*arguments, cwd=tmp_path, program=infer_signalled(blocks, "SIGKILL"))
+    stderr = killed.communicate(timeout=60)[1]
+    assert killed.returncode == -signal.SIGKILL, stderr
+    continued = infer(*arguments, cwd=tmp_path)
+    assert ("going on after" in continued.communicate(timeout=60)[1]) == (blocks > 0)
+    assert continued.returncode == 3
+    record = read_json(tmp_path / "predictions.run.json")
+    assert record["mean_views"] == read_json(whole / "predictions.run.json")["mean_views"]
     assert (tmp_path / "predictions.csv").read_bytes() == (whole / "predictions.csv").read_bytes()
 
 

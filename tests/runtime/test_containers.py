@@ -184,6 +184,16 @@ def number_of(patch: np.ndarray) -> int:
     return int(patch[0, 0] @ [1, 256, 65536])
 
 
+def test_a_zip_behind_a_url_that_fails_ends_the_run_instead_of_each_member(patches: np.ndarray, tmp_path: Path) -> None:
+    pytest.importorskip("fsspec")
+    write_zip("some.zip", {"a.png": png(patches[0])})
+    inputs = find_patches([f"local://{tmp_path}/some.zip"])
+    np.testing.assert_array_equal(inputs.decode(0, SIDE), patches[0])
+    Path("some.zip").unlink()
+    with pytest.raises(InputError, match=r"^local://.*/some\.zip: no such file or folder$"):
+        inputs.decode(0, SIDE)
+
+
 @pytest.mark.parametrize("suffix", ["h5", "HDF5"])
 def test_rows_of_hdf5_are_named_by_number_and_read_as_they_are(patches: np.ndarray, suffix: str) -> None:
     write_hdf5(f"p.{suffix}", patches[:12])

@@ -66,7 +66,7 @@ def histo_threads() -> list[threading.Thread]:
 
 
 def assert_no_thread_is_left() -> None:
-    until = time.monotonic() + 5
+    until = time.monotonic() + 30
     while histo_threads() and time.monotonic() < until:
         time.sleep(0.01)
     assert not histo_threads()
@@ -89,7 +89,7 @@ def test_every_item_gives_its_own_outcome_in_order(
 @pytest.mark.parametrize("in_flight", [1, 2, 3])
 def test_as_many_batches_are_computed_at_once_as_was_said(in_flight: int) -> None:
     at_once: list[int] = []
-    busy, lock, together = 0, threading.Lock(), threading.Barrier(in_flight, timeout=10)
+    busy, lock, together = 0, threading.Lock(), threading.Barrier(in_flight, timeout=60)
 
     def noted(buffer: np.ndarray, count: int) -> Predictions:
         nonlocal busy
@@ -249,6 +249,24 @@ def test_closing_early_cancels_drops_what_was_waiting_and_leaves_no_thread() -> 
     assert len(decoded) < 60
 
 
+def test_closing_early_does_not_wait_for_a_file_that_is_never_read() -> None:
+    asked, answer = threading.Event(), threading.Event()
+
+    def stalled(item: int) -> np.ndarray:
+        if item >= 12:  # asked for before the first batch is given, and not needed for it
+            asked.set()
+            answer.wait(timeout=60)
+        return decode(item)
+
+    batches = run(range(100), decode=stalled, workers=2)
+    next(batches)
+    assert asked.wait(timeout=60)
+    batches.close()
+    assert histo_threads(), "it waited for the answer"
+    answer.set()
+    assert_no_thread_is_left()
+
+
 def test_a_run_that_ends_by_itself_is_not_cancelled() -> None:
     cancelled: list[bool] = []
     list(run(range(10), cancel=lambda: cancelled.append(True)))
@@ -265,7 +283,7 @@ def test_decoding_goes_on_while_a_batch_is_computed() -> None:
 
     def waits_for_the_second_batch(buffer: np.ndarray, count: int) -> Predictions:
         if not went_on:  # the first batch is not done before eight patches, two batches, have been decoded
-            went_on.append(all(decoded.acquire(timeout=10) for _ in range(8)))
+            went_on.append(all(decoded.acquire(timeout=60) for _ in range(8)))
         return infer(buffer, count)
 
     list(run(range(16), decode=counted, infer=waits_for_the_second_batch, batch_patches=4))

@@ -99,12 +99,69 @@ def test_a_second_one_lets_the_tidying_up_end_and_a_third_one_does_not() -> None
     assert third.stderr == second.stderr
 
 
-def test_where_it_was_to_be_ignored_it_is_ignored() -> None:
-    def ignore() -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_what_containers_batch_systems_and_a_closed_terminal_send_is_ctrl_c(name: str) -> None:
+    done = run(TIDYING.replace("SIGINT", name).format(again=1))
+    assert (done.returncode, done.stdout) == (130, "tidied 0\n")
+    assert done.stderr == "slow: stopping; once more ends it at once\nslow: interrupted\n"
 
-    done = run(TIDYING.format(again=1), preexec_fn=ignore)
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGHUP"])
+def test_what_was_to_be_ignored_is_ignored(name: str) -> None:
+    def ignore() -> None:
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+    done = run(TIDYING.replace("SIGINT", name).format(again=1), preexec_fn=ignore)
     assert (done.returncode, done.stdout, done.stderr) == (0, "tidied 0\n", "")
+
+
+LOST = """
+import signal, click
+from queue import SimpleQueue
+from histo_runtime.command import HistoCommand
+from histo_runtime.program import run
+
+class Finalized:
+    def __del__(self):
+        signal.raise_signal(signal.{name})
+
+@click.command("slow", cls=HistoCommand)
+def slow():
+    Finalized()
+    SimpleQueue().get()
+
+run("slow", "__main__", "slow")
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_where_python_would_lose_it(name: str) -> None:
+    done = run(LOST.format(name=name))
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "slow: interrupted\n")
+
+
+UNDISTURBED = """
+import signal, click
+from histo_runtime.command import HistoCommand
+from histo_runtime.program import run, undisturbed
+
+@click.command("slow", cls=HistoCommand)
+def slow():
+    try:
+        with undisturbed():
+            signal.raise_signal(signal.SIGINT)
+            print("whole", flush=True)
+        print("went on", flush=True)
+    finally:
+        print("tidied", flush=True)
+
+run("slow", "__main__", "slow")
+"""
+
+
+def test_while_something_must_come_to_its_end() -> None:
+    done = run(UNDISTURBED)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "whole\ntidied\n", "slow: interrupted\n")
 
 
 OPENING = """

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from histo_runtime.journal import Journal, read_manifest
-from tests.conftest import blocks_in, wait_for_blocks
+from tests.conftest import infer_signalled, wait_until, wake
 
 MODEL = Path(__file__).parents[1] / "data" / "sigmoid_d4.onnx"
 COUNT = 1500
@@ -49,8 +49,8 @@ def whole(patches: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return (folder / "predictions.csv").read_bytes()
 
 
-def start(patches: Path, folder: Path, *options: str | Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", INFER, str(patches), *map(str, SETTINGS), *map(str, options)]
+def start(patches: Path, folder: Path, *options: str | Path, program: str = INFER) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", program, str(patches), *map(str, SETTINGS), *map(str, options)]
     return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -61,14 +61,15 @@ def infer(patches: Path, folder: Path, *options: str | Path) -> subprocess.Compl
 
 
 def interrupted(patches: Path, folder: Path, *options: str | Path, blocks: int = 2) -> str:
-    """Start a run, interrupt it once some blocks are committed; returns what it printed."""
-    partial = folder / "predictions.csv.partial"
-    process = start(patches, folder, "--workers", "1", *options)
-    wait_for_blocks(partial, blocks, process)
-    process.send_signal(signal.SIGINT)
-    stderr = process.communicate(timeout=60)[1]
+    """Run until some blocks are committed, and Ctrl-C; returns what it printed."""
+    process = start(patches, folder, *options, program=infer_signalled(blocks, "SIGINT"))
+    stderr = process.communicate(timeout=120)[1]
     assert process.returncode == 130, stderr
     return stderr
+
+
+def partial_blocks(partial: Path) -> int:
+    return partial.read_bytes().count(b'{"block": ') if partial.exists() else 0
 
 
 def test_kills_at_random_moments_lose_nothing_and_change_nothing(patches: Path, whole: bytes, tmp_path: Path) -> None:
@@ -87,7 +88,7 @@ def test_kills_at_random_moments_lose_nothing_and_change_nothing(patches: Path, 
         time.sleep(rng.uniform(0, 1.5 if until > time.monotonic() else 1.0))
         process.kill()
         process.communicate()
-        went_on += blocks_in(partial) > 0
+        went_on += partial_blocks(partial) > 0
         if (folder / "predictions.csv").exists() and not partial.exists():
             assert (folder / "predictions.csv").read_bytes() == whole
             continue
@@ -168,15 +169,12 @@ def test_an_unfinished_run_over_other_inputs_is_refused(patches: Path, tmp_path:
 
 
 def test_the_second_run_on_one_output_is_refused(patches: Path, whole: bytes, tmp_path: Path) -> None:
-    first = start(patches, tmp_path, "--workers", "1")
+    first = start(patches, tmp_path, program=infer_signalled(1, "SIGSTOP"))
     lock = tmp_path / "predictions.csv.lock"
-    until = time.monotonic() + 60
-    while not (lock.exists() and lock.stat().st_size) and time.monotonic() < until:
-        time.sleep(0.002)
-    first.send_signal(signal.SIGSTOP)
+    wait_until(lambda: lock.exists() and lock.stat().st_size, first)
     second = infer(patches, tmp_path)
-    first.send_signal(signal.SIGCONT)
-    first.communicate(timeout=120)
+    wake(first)
+    first.communicate(timeout=60)
     assert second.returncode == 1
     assert f"process {first.pid}" in second.stderr
     assert (tmp_path / "predictions.csv").read_bytes() == whole
@@ -197,19 +195,10 @@ def test_ctrl_c_says_what_is_kept_and_how_to_go_on(patches: Path, tmp_path: Path
 def test_a_run_that_was_cut_off_before_its_first_block_is_in_no_other_runs_way(
     patches: Path, whole: bytes, tmp_path: Path, how: signal.Signals
 ) -> None:
-    listed = tmp_path / "list.csv"
-    listed.write_text("path\n" + f"{patches}/00001.png\n" * 50_000)
-    process = start(
-        listed, tmp_path, "--workers", "1", "--tta", "none", "--batch-size", "32768"
-    )  # a block takes seconds
-    partial = tmp_path / "predictions.csv.partial"
-    until = time.monotonic() + 60
-    while not (partial.exists() and partial.stat().st_size) and time.monotonic() < until:
-        time.sleep(0.001)
-    time.sleep(0.3)  # from a journal that is there to the first patch
-    process.send_signal(how)
-    stderr = process.communicate(timeout=60)[1]
-    assert blocks_in(partial) == 0
+    process = start(patches, tmp_path, "--tta", "none", program=infer_signalled(0, how.name))
+    stderr = process.communicate(timeout=120)[1]
+    assert process.returncode == (130 if how == signal.SIGINT else -how), stderr
+    assert partial_blocks(tmp_path / "predictions.csv.partial") == 0
     if how == signal.SIGINT:
         assert "interrupted: nothing is kept yet" in stderr.splitlines()[-1]
     done = infer(patches, tmp_path)
@@ -287,10 +276,11 @@ def test_inputs_that_vanish_as_a_whole_stop_the_run_and_it_goes_on_when_they_are
     patches: Path, whole: bytes, tmp_path: Path
 ) -> None:
     elsewhere = patches.with_name("elsewhere")
-    process = start(patches, tmp_path, "--workers", "1")
-    wait_for_blocks(tmp_path / "predictions.csv.partial", 1, process)
+    process = start(patches, tmp_path, program=infer_signalled(1, "SIGSTOP"))
+    wait_until(lambda: partial_blocks(tmp_path / "predictions.csv.partial"), process)
     patches.rename(elsewhere)
     try:
+        wake(process)
         stderr = process.communicate(timeout=60)[1]
     finally:
         elsewhere.rename(patches)

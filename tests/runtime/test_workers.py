@@ -71,14 +71,26 @@ def test_workers_that_nobody_holds_any_more_end() -> None:
     assert not names()
 
 
+def test_patience_leaves_a_task_that_does_not_end_to_itself() -> None:
+    begun, end = threading.Event(), threading.Event()
+    workers = Workers(1, "test-workers", patience=0.1)
+    stuck = workers.submit(lambda: (begun.set(), end.wait(30)))
+    assert begun.wait(timeout=30)
+    workers.close()
+    assert not end.is_set()
+    assert names()
+    end.set()
+    assert stuck.result()[1], "closing waited for it"
+
+
 def test_at_the_end_of_the_process_what_has_begun_is_waited_for() -> None:
     done = run(
-        "import time\n"
+        "import threading, time\n"
         "from histo_runtime.workers import Workers\n"
-        "workers = Workers(1, 'test-workers')\n"
-        "workers.submit(lambda: (time.sleep(0.3), print('whole', flush=True)))\n"
+        "workers, begun = Workers(1, 'test-workers'), threading.Event()\n"
+        "workers.submit(lambda: (begun.set(), time.sleep(0.3), print('whole', flush=True)))\n"
         "workers.submit(print, 'never begun')\n"
-        "time.sleep(0.1)\n"
+        "begun.wait(30)\n"
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "whole\n", "")
 

@@ -13,7 +13,7 @@ def test_results_come_in_order_whoever_is_done_first() -> None:
 
     def work(item: int) -> int:
         if item == 0:
-            assert second_is_done.wait(10)
+            assert second_is_done.wait(60)
         if item == 1:
             second_is_done.set()
         return 10 * item

@@ -11,6 +11,7 @@ import pytest
 
 from histo_runtime.auc import roc_auc
 from histo_runtime.errors import HistoError
+from histo_runtime.program import ASKING
 
 pytestmark = pytest.mark.tensorflow
 keras = pytest.importorskip("keras")
@@ -109,10 +110,8 @@ def test_weights_that_the_last_step_of_an_epoch_broke_stop_the_run_with_the_same
         Training(small_network(), TRAIN, VALID, recipe).run(lambda _: None, None, Interrupts())
 
 
-@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_run_after_the_step_and_its_state_goes_on_to_the_same_end(
-    asked: signal.Signals, whole: Run
-) -> None:
+@pytest.mark.parametrize("asked", ASKING)
+def test_a_signal_ends_the_run_after_the_step_and_its_state_goes_on_to_the_same_end(asked: int, whole: Run) -> None:
     keeper = Kept()
     training = Training(small_network(), TRAIN, VALID, RECIPE)
     with noted() as interrupts, pytest.raises(KeyboardInterrupt, match="1 of 4 steps of epoch 3"):
@@ -124,6 +123,16 @@ def test_a_signal_ends_the_run_after_the_step_and_its_state_goes_on_to_the_same_
     assert rows(continued) == rows(whole.training)
     for left, right in zip(continued.state().arrays["network"], whole.training.state().arrays["network"], strict=True):
         np.testing.assert_array_equal(left, right)
+
+
+def test_a_signal_that_was_to_be_ignored_is_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with noted() as interrupts:
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert not interrupts.asked
 
 
 def test_an_interrupt_while_validating_keeps_the_steps_of_the_epoch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -164,7 +164,7 @@ def test_a_killed_build_leaves_nothing_that_is_taken_for_whole_and_is_cleared_aw
 def test_two_runs_at_once_get_the_same_pixels_and_leave_one_store(
     folders: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    together = threading.Barrier(2)
+    together = threading.Barrier(2, timeout=60)
     plain = patch_store._write
 
     def write(*arguments: Any) -> None:

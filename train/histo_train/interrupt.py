@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)  # SIGTERM is how batch systems and shutdowns ask
+from histo_runtime.program import ASKING
 
 
 class Interrupts:
@@ -37,7 +37,7 @@ class Interrupts:
 
 @contextmanager
 def noted() -> Iterator[Interrupts]:
-    """Note SIGINT and SIGTERM instead of obeying them at once, while the body runs in the main thread.
+    """Note Ctrl-C and its like instead of obeying them at once, while the body runs in the main thread.
 
     In another thread nothing is noted: Python hands signals to the main thread alone.
     """
@@ -45,7 +45,9 @@ def noted() -> Iterator[Interrupts]:
     if threading.current_thread() is not threading.main_thread():
         yield interrupts
         return
-    before = {number: signal.signal(number, interrupts._note) for number in _SIGNALS}
+    # What whoever started this process had ignored stays ignored.
+    heeded = [number for number in ASKING if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupts._note) for number in heeded}
     try:
         yield interrupts
     finally:

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from histo_runtime.errors import DeviceError, HistoError, InputError, UsageError, missing_extra, reason_of
 from histo_runtime.processors import usable_threads
+from histo_runtime.program import undisturbed
 from histo_runtime.quiet import native_stderr_held
 
 CLIENT = "ray://"
@@ -96,29 +97,29 @@ def connected(address: str | None, pool: Pool) -> Iterator[Pool]:
             folder = Path(tempfile.mkdtemp(prefix="histo-ray-", dir=_short_folder()))
             held.callback(_remove, folder)
             held.callback(_leave, ray)
-            _start(ray, pool, folder)
+            with _sigterm_as_it_is():
+                _start(ray, pool, folder)
         else:
             held.callback(_leave, ray)
-            _join(ray, address)
-        held.enter_context(_ended_like_ctrl_c())
+            with _sigterm_as_it_is():
+                _join(ray, address)
         yield _placed(ray, pool)
 
 
 @contextmanager
-def _ended_like_ctrl_c() -> Iterator[None]:
-    """Take SIGTERM, as a batch system sends it, for Ctrl-C: Ray's own handler prints a stack and leaves its folder."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+def _sigterm_as_it_is() -> Iterator[None]:
+    """Keep what SIGTERM does, whatever the body makes of it: Ray's handler prints a stack and leaves its folder."""
+    before = signal.getsignal(signal.SIGTERM)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def _leave(ray: Any) -> None:
-    with suppress(Exception):  # a cluster that is gone can't be left
+    # Interrupted on the way it would leave processes and folders, and Ray ends a process whose cluster is half gone.
+    with undisturbed(), suppress(Exception):  # a cluster that is gone can't be left
         ray.shutdown()
 
 

@@ -26,7 +26,7 @@ pytestmark = [
 
 
 def wait_for_shards(process: subprocess.Popen[str], folder: Path, count: int) -> None:
-    until = time.monotonic() + 180
+    until = time.monotonic() + 300
     while len(list(folder.glob("_manifests/*.json"))) < count:
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < until
@@ -48,11 +48,11 @@ class Run:
 
 @pytest.fixture(scope="module")
 def interrupted(many: Path, temporary: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run of one actor that got Ctrl-C when its first shards were done."""
+    """A run of one actor that got SIGTERM, which Ray has a handler of its own for, when its first shards were done."""
     folder = tmp_path_factory.mktemp("run")
     with started(many, *SETTINGS, "-o", "out", cwd=folder, temporary=temporary) as process:
         wait_for_shards(process, folder / "out", 1)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
         process.wait(120)
         kept = {path: path.stat().st_mtime_ns for path in (folder / "out").glob("*.parquet")}
         record = (folder / "out/_run.json").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import names_in, read_json, read_table, wait_for_blocks
+from tests.conftest import infer_signalled, names_in, read_json, read_table
 from tests.runtime.slides.conftest import FILES, OPTIONS, Layout, paint, run, write_tiff
 
 pytest.importorskip("openslide")
@@ -22,18 +23,11 @@ pytest.importorskip("pyarrow")
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(done: Path, slide: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
-    partial = output / "slide.tif/tiles.csv.partial"
     arguments = [str(a) for a in (slide, "-o", output, "--batch-size", 64, "--workers", 1, *OPTIONS)]
     for blocks in (1, 2):
-        process = subprocess.Popen(
-            [sys.executable, "-c", "from histo_runtime.cli import infer; infer()", *arguments],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        wait_for_blocks(partial, blocks, process)
-        process.kill()
-        process.wait()
-        assert not (output / "slide.tif/run.json").exists(), "it was done before it could be killed"
+        command = [sys.executable, "-c", infer_signalled(blocks, "SIGKILL"), *arguments]
+        killed = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
     result = run(*arguments, plain=True)
     assert result.exit_code == 0, result.output
     assert "going on after" in result.output
