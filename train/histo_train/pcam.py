@@ -93,7 +93,7 @@ def labelled(path: Path) -> LabelledPatches:
         raise InputError(f"{companion}: no such file: it should hold the labels of {path.name}")
     labels = read_hdf5_labels(companion)
     _check_length(companion, len(labels), path, len(patches))
-    wrong = np.flatnonzero(labels > 1)
+    wrong = np.flatnonzero((labels != 0) & (labels != 1))
     if wrong.size:
         raise InputError(f"{companion}: label {wrong[0]} is {labels[wrong[0]]}: only 0 and 1 are known")
     rows = np.array([int(name.rpartition("#")[2]) for name in patches.inputs.names], dtype=np.intp)
