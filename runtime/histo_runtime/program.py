@@ -84,6 +84,17 @@ def working() -> Iterator[None]:
         handler.working = False
 
 
+def obey_lost() -> None:
+    """Raise a KeyboardInterrupt again that was raised under `working` and got lost.
+
+    To be called behind imports of large packages: TensorFlow goes on without JAX where JAX can't be imported, and a
+    Ctrl-C that falls into the start of its native modules is an ImportError.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    if isinstance(handler, _CtrlC) and handler.raised:
+        raise KeyboardInterrupt
+
+
 class _CtrlC:
     """What SIGINT does: see `working`. A second one lets the tidying up come to its end, a third one does not."""
 
