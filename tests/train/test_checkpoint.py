@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from histo_runtime.errors import InputError, OutputError
-from histo_train.checkpoint import State, read_state, remove_leavings, write_state
+from histo_train.checkpoint import State, read_state, write_state
 from histo_train.run_folder import CheckpointKeeper, RunFolder
 from tests.conftest import files_end_at
 
@@ -59,11 +59,3 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path, keep: int) -> None:
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(InputError, match="--overwrite"):
         read_state(path)
-
-
-def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
-    path = tmp_path / "checkpoint.npz"
-    write_state(path, a_state(1))
-    (tmp_path / ".checkpoint.123.npz").write_bytes(b"half")
-    remove_leavings(path)
-    assert list(tmp_path.iterdir()) == [path]

@@ -181,6 +181,25 @@ class TestRun:
         record = json.loads((tmp_path / "model.training" / "run.json").read_text())
         assert len(record["resumed"]) == 1
 
+    def test_ctrl_c_twice_while_the_last_files_are_written_names_the_line_that_goes_on_too(
+        self, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with_a_small_network(monkeypatch)
+        model = tmp_path / "model.h5"
+        with monkeypatch.context() as patch:
+            patch.setattr("histo_train.run.draw", lambda *_: [signal.raise_signal(signal.SIGINT) for _ in range(2)])
+            result = command(run[2], model, *SETTINGS)
+        assert result.exit_code == 130, result.stderr
+        said, _, line = result.stderr.splitlines()[-1].partition("go on with ")
+        assert said == "histo-train: interrupted: "
+        # As a kill leaves it in the same moment, when it falls into the writing of a file.
+        for name in (".model.77.h5", "model.training/.metrics.77.json"):
+            (tmp_path / name).write_text("half")
+        resumed = command(*shlex.split(line)[1:])
+        assert resumed.exit_code == 0, resumed.stderr
+        assert "epoch 1/1" not in resumed.stderr
+        assert list(tmp_path.rglob(".*")) == []
+
     def test_overwrite_drops_an_unfinished_run(self, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with_a_small_network(monkeypatch)
         folder = tmp_path / "model.training"

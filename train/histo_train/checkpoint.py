@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,10 +69,3 @@ def read_state(path: Path) -> State:
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: is no whole checkpoint ({error}): start again with --overwrite") from error
     return State({name: [arrays[index] for index in sorted(arrays)] for name, arrays in found.items()}, position)
-
-
-def remove_leavings(path: Path) -> None:
-    """Remove what a run that was killed while it wrote the checkpoint has left beside it."""
-    for left in path.parent.glob(f".{path.stem}.*{path.suffix}"):
-        with suppress(OSError):
-            left.unlink()

@@ -141,6 +141,7 @@ def _begin(folder: RunFolder, dataset: Dataset, recipe: Recipe, options: Options
     """Make the folder of a new run, or go back to where an unfinished one was; return its record."""
     fixed = settings(dataset, recipe, options, mixed=_is_mixed(), device="gpu" if _has_gpu() else "cpu")
     before = folder.check(resume=options.resume, overwrite=options.overwrite)
+    folder.remove_left_aside()
     state = training.state()
     checkpoint_bytes = state.nbytes + sum(array.nbytes for array in state.arrays["network"])  # and the best weights
     if before is None or before["status"] != UNFINISHED:
