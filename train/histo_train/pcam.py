@@ -54,7 +54,7 @@ def find_pairs(data: Path) -> Pairs:
     packed = sorted(path.name for path in data.iterdir() if _PATCHES.search(path.name.removesuffix(_PACKED)))
     if not found:
         raise InputError(
-            f"{data}: {', '.join(packed)} must be unpacked first: gunzip {data}/*.h5.gz"
+            f"{data}: {', '.join(packed)} must be unpacked first: gunzip {data}/*.gz"
             if packed
             else f"{data}: no file of patches (*_x.h5) in this folder"
         )

@@ -118,9 +118,11 @@ def train_classifier(
 
 @contextmanager
 def _told_how_to_go_on(command: Sequence[str]) -> Iterator[None]:
-    """Add to an interrupt of the body the line that goes on with the run."""
+    """Add the line that goes on with the run to an interrupt of the body, and to a file that could not be written."""
     try:
         yield
+    except OutputError as error:
+        raise OutputError(f"{error}: mend that, then go on with {resume_line(command)}") from error
     except KeyboardInterrupt as interrupt:
         raise KeyboardInterrupt(f"{str(interrupt) or 'interrupted'}: go on with {resume_line(command)}") from interrupt
 
