@@ -10,6 +10,7 @@ import click
 
 from histo_runtime.command import FiniteRange, HistoCommand, printable
 from histo_runtime.completion import words_or_files
+from histo_runtime.program import obey_lost
 from histo_runtime.quiet import native_stderr_held
 
 if TYPE_CHECKING:
@@ -168,6 +169,7 @@ def export(
         tensorflow.import_tensorflow()
         from histo_export.export import export_model
         from histo_export.new_card import ExportOptions
+    obey_lost()
     options = ExportOptions(
         views=views,
         merge=merge,

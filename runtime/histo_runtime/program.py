@@ -113,6 +113,17 @@ def undisturbed() -> Iterator[None]:
             handler.interrupt()
 
 
+def obey_lost() -> None:
+    """Raise a KeyboardInterrupt again that was raised under `working` and got lost.
+
+    To be called behind imports of large packages: TensorFlow goes on without JAX where JAX can't be imported, and a
+    Ctrl-C that falls into the start of its native modules is an ImportError.
+    """
+    handler = _handler()
+    if handler is not None and handler.raised:
+        raise KeyboardInterrupt
+
+
 def _handler() -> _CtrlC | None:
     return next((found for number in ASKING if isinstance(found := signal.getsignal(number), _CtrlC)), None)
 
@@ -152,7 +163,7 @@ class _CtrlC:
         if what.exc_type is not KeyboardInterrupt or not self.raised:
             sys.__unraisablehook__(what)
             return
-        self._times = 0
+        self._times, self.raised = 0, False
         _thread.start_new_thread(_ask_again, (_thread.get_ident(), self._number))
 
     def _say(self, what: str) -> None:

@@ -90,6 +90,31 @@ def test_while_native_code_makes_another_error_of_it(error: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "slow: interrupted\n")
 
 
+LOST = """
+import signal, click
+from histo_runtime.command import HistoCommand
+from histo_runtime.program import obey_lost, run
+
+@click.command("slow", cls=HistoCommand)
+def slow():
+    obey_lost()
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt:
+        print("as a module that does without another one", flush=True)
+    obey_lost()
+    print("goes on", flush=True)
+
+run("slow", "__main__", "slow")
+"""
+
+
+def test_where_a_module_loses_it_it_is_obeyed_behind_the_import() -> None:
+    done = run(LOST)
+    assert (done.returncode, done.stderr) == (130, "slow: interrupted\n")
+    assert done.stdout == "as a module that does without another one\n"
+
+
 def test_a_second_one_lets_the_tidying_up_end_and_a_third_one_does_not() -> None:
     second = run(TIDYING.format(again=1))
     assert (second.returncode, second.stdout) == (130, "tidied 0\n")

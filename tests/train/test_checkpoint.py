@@ -59,12 +59,3 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path, keep: int) -> None:
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(InputError, match="--overwrite"):
         read_state(path)
-
-
-def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path / "model.h5")
-    folder.path.mkdir()
-    write_state(folder.checkpoint, a_state(1))
-    (folder.path / ".checkpoint.123.npz").write_bytes(b"half")
-    CheckpointKeeper(folder, every=0)
-    assert list(folder.path.iterdir()) == [folder.checkpoint]

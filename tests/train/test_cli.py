@@ -128,11 +128,12 @@ class TestRun:
             patch.setattr("histo_train.run.write_keras_card", no_space)
             result = command(run[2], path, *SETTINGS, "--weights", path, "--overwrite")
         assert result.exit_code == 1
-        assert result.stderr.splitlines()[-1] == f"histo-train: {path}: can't be written (No space left on device)"
+        said, _, line = result.stderr.splitlines()[-1].partition(": mend that, then go on with ")
+        assert said == f"histo-train: {path}: can't be written (No space left on device)"
         assert path.read_bytes() == before
         assert sorted(file.name for file in tmp_path.iterdir()) == ["model.h5", "model.training"]
         # What was trained is not lost: with room again the run ends without training anew.
-        result = command(run[2], path, *SETTINGS, "--weights", path, "--resume")
+        result = command(*shlex.split(line)[1:])
         assert result.exit_code == 0, result.stderr
         assert "going on after" in result.stderr
         assert "epoch 1/1" not in result.stderr
@@ -180,6 +181,25 @@ class TestRun:
         assert histories[0] == histories[1]
         record = json.loads((tmp_path / "model.training" / "run.json").read_text())
         assert len(record["resumed"]) == 1
+
+    def test_ctrl_c_twice_while_the_last_files_are_written_names_the_line_that_goes_on_too(
+        self, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with_a_small_network(monkeypatch)
+        model = tmp_path / "model.h5"
+        with monkeypatch.context() as patch:
+            patch.setattr("histo_train.run.draw", lambda *_: [signal.raise_signal(signal.SIGINT) for _ in range(2)])
+            result = command(run[2], model, *SETTINGS)
+        assert result.exit_code == 130, result.stderr
+        said, _, line = result.stderr.splitlines()[-1].partition("go on with ")
+        assert said == "histo-train: interrupted: "
+        # As a kill leaves it in the same moment, when it falls into the writing of a file.
+        for name in (".model.77.h5", "model.training/.metrics.77.json"):
+            (tmp_path / name).write_text("half")
+        resumed = command(*shlex.split(line)[1:])
+        assert resumed.exit_code == 0, resumed.stderr
+        assert "epoch 1/1" not in resumed.stderr
+        assert list(tmp_path.rglob(".*")) == []
 
     def test_overwrite_drops_an_unfinished_run(self, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with_a_small_network(monkeypatch)

@@ -151,6 +151,23 @@ def test_an_interrupt_while_validating_keeps_the_steps_of_the_epoch(monkeypatch:
     assert (keeper.state.position["epoch"], keeper.state.position["step"]) == (1, 4)
 
 
+def test_a_second_interrupt_keeps_nothing_of_what_it_tears(monkeypatch: pytest.MonkeyPatch) -> None:
+    keeper = Kept()
+    training = Training(small_network(), TRAIN, VALID, RECIPE)
+
+    def swap_in_half(network: Any, arrays: Any) -> None:
+        if len(training.epochs) == 1:
+            raise KeyboardInterrupt
+        set_weights(network, arrays)
+
+    set_weights = keras.Model.set_weights
+    monkeypatch.setattr(keras.Model, "set_weights", swap_in_half)
+    with pytest.raises(KeyboardInterrupt):
+        training.run(lambda _: None, keeper, Interrupts())
+    # Of the first epoch, or before: never an epoch that is in the history and yet to be done.
+    assert keeper.state is None or keeper.state.position["epoch"] == len(keeper.state.position["epochs"]) + 1
+
+
 def test_a_state_of_another_network_is_refused() -> None:
     training = Training(small_network(), TRAIN, VALID, RECIPE)
     state = training.state()

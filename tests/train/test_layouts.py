@@ -51,6 +51,13 @@ class TestFolders:
         split = find_split(tmp_path)
         assert (len(split.train), split.valid, len(split.test or ())) == (8, None, 4)
 
+    @pytest.mark.parametrize("names", [("Train", "dev"), ("training", "Test")])
+    def test_parts_of_a_split_are_never_taken_for_classes(self, tmp_path: Path, names: tuple[str, str]) -> None:
+        for name in names:
+            write_folders(tmp_path / "data" / name, 4)
+        with pytest.raises(InputError, match=f"{names[0]}.*: parts of a split and no classes: call them train, valid"):
+            find_split(tmp_path / "data")
+
     def test_images_outside_the_class_folders_are_counted_and_listed(
         self, folders: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -123,6 +130,7 @@ class TestKaggle:
             ("p0,a\np1,a\n", "all 2 patches are 'a'"),
             ("p0,0\np0,1\n", "p0 has both labels"),
             ("q0,0\nq1,1\n", "none of its 2 ids"),
+            ("p0.tif,0\np1.tif,1\n", r"none of its 2 ids.*: the id of p0\.tif is p0"),
             ("", "has no rows"),
         ],
     )
@@ -196,11 +204,12 @@ class TestPcam:
         with pytest.raises(InputError, match=r"train_y\.h5: no such file"):
             find(tmp_path)
 
-    def test_labels_other_than_0_and_1_are_refused(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("wrong", [2, -1])
+    def test_labels_other_than_0_and_1_are_refused(self, tmp_path: Path, wrong: int) -> None:
         path = write_pcam(tmp_path, 4)
         with h5py.File(path.with_name(path.name.replace("_x", "_y")), "w") as file:
-            file["y"] = np.array([0, 1, 2, 0])
-        with pytest.raises(InputError, match="label 2 is 2"):
+            file["y"] = np.array([0, 1, wrong, 0], np.int8)
+        with pytest.raises(InputError, match=f"label 2 is {wrong}"):
             find(tmp_path)
 
     def test_packed_files_are_refused_with_the_line_that_unpacks_them(self, tmp_path: Path) -> None:

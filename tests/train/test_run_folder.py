@@ -90,6 +90,27 @@ def test_what_a_run_left_that_was_killed_at_its_start_is_dropped(folder: RunFold
     assert [path.name for path in folder.path.iterdir()] == ["run.json"]
 
 
+@pytest.mark.parametrize("left", [[], [".run.77.json"]])
+def test_a_run_that_was_killed_at_its_start_hinders_no_other(folder: RunFolder, left: list[str]) -> None:
+    folder.path.mkdir()
+    for name in left:
+        (folder.path / name).write_text("half")
+    for resume in (False, True):
+        assert folder.check(resume=resume, overwrite=False) is None
+
+
+def test_what_a_run_left_that_was_killed_while_it_wrote_a_file_is_removed_and_nothing_else(folder: RunFolder) -> None:
+    with_run(folder, "unfinished")
+    beside = folder.model.parent
+    left = [beside / ".model.77.h5", *(folder.path / f".{name}" for name in ("checkpoint.77.npz", "score-map.8.png"))]
+    kept = [beside / ".other.77.h5", beside / ".model.77.keras", folder.path / "split.csv", folder.path / ".directory"]
+    for path in (*left, *kept):
+        path.write_text("half")
+    folder.remove_left_aside()
+    assert [path.name for path in left if path.exists()] == []
+    assert all(path.exists() for path in kept)
+
+
 def test_names_that_are_no_utf8_are_read_back_from_the_record(folder: RunFolder) -> None:
     record = {"status": "unfinished", "model": "model.h5", "command": ["histo-train", os.fsdecode(b"donn\xe9es")]}
     folder.begin(record)

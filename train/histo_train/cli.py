@@ -16,6 +16,7 @@ from histo_runtime.command import FiniteRange, HistoCommand, printable, say
 from histo_runtime.completion import files, words_or_files
 from histo_runtime.errors import HistoError, ModelNotFoundError, UsageError, missing_extra
 from histo_runtime.lock import check_unlocked
+from histo_runtime.program import obey_lost
 from histo_runtime.progress import duration
 from histo_runtime.quiet import native_stderr_held
 from histo_train.recipe import DEFAULT, IMAGENET, ORIGINAL, PATCH_SIZE, RANDOM, RECIPES, Recipe
@@ -267,6 +268,7 @@ def import_keras() -> None:
         keras.config.set_floatx("float32")
     except ImportError as error:
         raise HistoError(f"Keras can't be imported ({error}): install its backend again") from error
+    obey_lost()
 
 
 def _describe(training: Training, recipe: Recipe) -> str:

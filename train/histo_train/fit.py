@@ -23,7 +23,7 @@ from histo_train.batches import steps_per_epoch, training_batches
 from histo_train.checkpoint import State
 from histo_train.data import Patches
 from histo_train.history import Epoch, best_epoch, is_exhausted
-from histo_train.interrupt import Interrupts
+from histo_train.interrupt import Interrupted, Interrupts
 from histo_train.predict import predict_views
 from histo_train.recipe import Recipe
 
@@ -142,15 +142,17 @@ class Training:
 
         Raises:
             HistoError: the loss stopped being a number.
-            KeyboardInterrupt: the run was asked to stop; its state is kept.
+            Interrupted: the run was asked to stop; its state is kept.
+            KeyboardInterrupt: it was to stop at once; what was kept before still stands, the state now may be torn.
         """
         while self._at.epoch <= self._recipe.epochs and not self._is_exhausted():
             self._train_epoch(keeper, interrupts)
             try:
                 self._finish_epoch(interrupts)
-            finally:  # interrupted while it validated: the epoch's steps are done all the same
-                if keeper:
-                    keeper.keep(self.state())
+            except Interrupted:  # while it validated: the epoch's steps are done all the same
+                self._keep(keeper)
+                raise
+            self._keep(keeper)
             report(self)
         self._network.set_weights(self._best)
         return self.epochs
@@ -178,9 +180,13 @@ class Training:
                 self._stop_or_keep(keeper, interrupts)
                 started = time.monotonic()
 
-    def _stop_or_keep(self, keeper: Keeper | None, interrupts: Interrupts) -> None:
-        if keeper and (interrupts.asked or keeper.due()):
+    def _keep(self, keeper: Keeper | None) -> None:
+        if keeper:
             keeper.keep(self.state())
+
+    def _stop_or_keep(self, keeper: Keeper | None, interrupts: Interrupts) -> None:
+        if interrupts.asked or (keeper and keeper.due()):
+            self._keep(keeper)
         interrupts.obey(f"after {self.place}")
 
     def _train_step(self, pixels: NDArray[np.uint8], changes: Any, labels: NDArray[np.float32]) -> None:

@@ -8,7 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from histo_runtime.program import ASKING
+from histo_runtime.program import ASKING, obey_lost
+
+
+class Interrupted(KeyboardInterrupt):
+    """The run was asked to stop and did so between two steps, where nothing is half done."""
 
 
 class Interrupts:
@@ -24,10 +28,10 @@ class Interrupts:
             where: what was being done, as it goes on after "interrupted".
 
         Raises:
-            KeyboardInterrupt: it was asked to.
+            Interrupted: it was asked to.
         """
         if self.asked:
-            raise KeyboardInterrupt(f"interrupted {where}")
+            raise Interrupted(f"interrupted {where}")
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         if self.asked and number == signal.SIGINT:
@@ -39,13 +43,14 @@ class Interrupts:
 def noted() -> Iterator[Interrupts]:
     """Note Ctrl-C and its like instead of obeying them at once, while the body runs in the main thread.
 
-    In another thread nothing is noted: Python hands signals to the main thread alone.
+    In another thread nothing is noted: Python hands signals to the main thread alone. A signal that whoever started the
+    process had ignored, as `nohup` and shells do for what runs in the background, stays ignored.
     """
     interrupts = Interrupts()
     if threading.current_thread() is not threading.main_thread():
         yield interrupts
         return
-    # What whoever started this process had ignored stays ignored.
+    obey_lost()
     heeded = [number for number in ASKING if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, interrupts._note) for number in heeded}
     try:

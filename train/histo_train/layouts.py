@@ -34,6 +34,7 @@ KAGGLE_LABELS = "train_labels.csv"
 KAGGLE_IMAGES = "train"
 VALIDATION_NAMES = ("valid", "validation", "val")
 TEST_NAMES = ("test",)
+_SPLIT_NAMES = {"train", "training", "testing", *VALIDATION_NAMES, *TEST_NAMES}  # which no class is called
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,12 @@ def _class_folders(folder: Path) -> LabelledPatches:
         raise InputError(
             f"{folder}: two folders of images, one for each class, are needed: found {enumeration(names) or 'none'}"
         )
+    parts = [name for name in names if name.lower() in _SPLIT_NAMES]
+    if parts:
+        raise InputError(
+            f"{folder}: {enumeration(parts)}: parts of a split and no classes: call them train, valid and test, each"
+            " with a folder of images for each class, or name the part to train on"
+        )
     for name in names:
         if name.encode(errors="ignore").decode() != name:
             raise InputError(f"{folder}: the name of the class folder {name!r} is no UTF-8: rename it")
@@ -161,7 +168,10 @@ def _kaggle(folder: Path) -> LabelledPatches:
             raise InputError(f"{images}: {inputs.names[first]} and {name} have one id: remove or rename one of them")
     ids = [name for name in texts if name in index_of]
     if not ids:
-        raise InputError(f"{table}: none of its {len(texts)} ids is an image in {images}")
+        raise InputError(
+            f"{table}: none of its {len(texts)} ids is an image in {images}: the id of {inputs.names[0]} is"
+            f" {patch_id(inputs.names[0])}"
+        )
     say_left_out([name for name in texts if name not in index_of], f"of {len(texts)} ids in {table} without image")
     unlabelled = [inputs.names[index] for name, index in index_of.items() if name not in texts]
     say_left_out(unlabelled, f"of {len(index_of)} images in {images} without label")

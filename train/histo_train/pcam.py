@@ -54,7 +54,7 @@ def find_pairs(data: Path) -> Pairs:
     packed = sorted(path.name for path in data.iterdir() if _PATCHES.search(path.name.removesuffix(_PACKED)))
     if not found:
         raise InputError(
-            f"{data}: {', '.join(packed)} must be unpacked first: gunzip {data}/*.h5.gz"
+            f"{data}: {', '.join(packed)} must be unpacked first: gunzip {data}/*.gz"
             if packed
             else f"{data}: no file of patches (*_x.h5) in this folder"
         )
@@ -93,7 +93,7 @@ def labelled(path: Path) -> LabelledPatches:
         raise InputError(f"{companion}: no such file: it should hold the labels of {path.name}")
     labels = read_hdf5_labels(companion)
     _check_length(companion, len(labels), path, len(patches))
-    wrong = np.flatnonzero(labels > 1)
+    wrong = np.flatnonzero((labels != 0) & (labels != 1))
     if wrong.size:
         raise InputError(f"{companion}: label {wrong[0]} is {labels[wrong[0]]}: only 0 and 1 are known")
     rows = np.array([int(name.rpartition("#")[2]) for name in patches.inputs.names], dtype=np.intp)

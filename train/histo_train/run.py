@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -93,28 +94,37 @@ def train_classifier(
     """
     folder = RunFolder(target)
     valid = dataset.valid
-    with locked(target), noted() as interrupts:
+    with locked(target):
         tuned, _ = halves(valid.labels[valid.rows], valid.groups[valid.rows], recipe.seed)
         going_on = options.resume and folder.checkpoint.exists()  # then the weights are in the checkpoint
+        # Not under `noted`: a download that stalls would never come to the step whose end an interrupt waits for.
         start = {} if going_on else _start_weights(options.weights)
         training, network = _training(dataset.train, valid.only(tuned), recipe, start)
         record = _begin(folder, dataset, recipe, options, training)
-        write_split(dataset, folder.path / SPLIT)
-        sheet = folder.path / AUGMENTATION
-        write_augmentation_sheet(dataset.train, recipe.augmentation, seed=recipe.seed, path=sheet)
-        try:
+        with _told_how_to_go_on(record["command"]), noted() as interrupts:
+            write_split(dataset, folder.path / SPLIT)
+            sheet = folder.path / AUGMENTATION
+            write_augmentation_sheet(dataset.train, recipe.augmentation, seed=recipe.seed, path=sheet)
             _train(training, folder, interrupts, report)
             weights = folded_weights(network)
             evaluation = _evaluate(weights, dataset, recipe, options, interrupts)
-        except KeyboardInterrupt as interrupt:
-            line = resume_line(record["command"])
-            raise KeyboardInterrupt(f"{interrupt or 'interrupted'}: go on with {line}") from interrupt
-        trained = _write(weights, dataset, training, evaluation, recipe, target)
-        folder.write_json(METRICS, evaluation.to_dict())
-        draw(folder.path, evaluation, [epoch.to_dict() for epoch in training.epochs], valid, dataset.classes)
-        folder.write_json(RECORD, finished(record, trained.to_dict(), training.epochs))
-        folder.checkpoint.unlink(missing_ok=True)
-        return trained
+            trained = _write(weights, dataset, training, evaluation, recipe, target)
+            folder.write_json(METRICS, evaluation.to_dict())
+            draw(folder.path, evaluation, [epoch.to_dict() for epoch in training.epochs], valid, dataset.classes)
+            folder.write_json(RECORD, finished(record, trained.to_dict(), training.epochs))
+            folder.checkpoint.unlink(missing_ok=True)
+            return trained
+
+
+@contextmanager
+def _told_how_to_go_on(command: Sequence[str]) -> Iterator[None]:
+    """Add the line that goes on with the run to an interrupt of the body, and to a file that could not be written."""
+    try:
+        yield
+    except OutputError as error:
+        raise OutputError(f"{error}: mend that, then go on with {resume_line(command)}") from error
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt(f"{str(interrupt) or 'interrupted'}: go on with {resume_line(command)}") from interrupt
 
 
 def network_for(recipe: Recipe) -> Any:
@@ -133,6 +143,7 @@ def _begin(folder: RunFolder, dataset: Dataset, recipe: Recipe, options: Options
     """Make the folder of a new run, or go back to where an unfinished one was; return its record."""
     fixed = settings(dataset, recipe, options, mixed=_is_mixed(), device="gpu" if _has_gpu() else "cpu")
     before = folder.check(resume=options.resume, overwrite=options.overwrite)
+    folder.remove_left_aside()
     state = training.state()
     checkpoint_bytes = state.nbytes + sum(array.nbytes for array in state.arrays["network"])  # and the best weights
     if before is None or before["status"] != UNFINISHED:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 import time
@@ -21,6 +22,7 @@ CHECKPOINT, RECORD, HISTORY = "checkpoint.npz", "run.json", "history.csv"
 SPLIT, METRICS, AUGMENTATION = "split.csv", "metrics.json", "augmentation.png"
 _SUFFIX = ".training"
 _NAMED_DIFFERENCES = 5
+_LEFT_ASIDE = re.compile(r"\..+\.\d+\.\w+")  # `written_aside` names a file so while it is written
 
 
 class RunFolder:
@@ -73,7 +75,7 @@ class RunFolder:
                 )
         elif not (resume and record is not None and self.model.exists()):
             check_output(self.model, overwrite=False)
-            if self.path.exists():
+            if record is not None:
                 raise OutputError(f"{self.path}: exists already: choose another name or add --overwrite")
         return None if overwrite else record
 
@@ -98,6 +100,14 @@ class RunFolder:
         except OSError as error:
             raise OutputError(f"{self.path}: can't be made new ({error.strerror}): remove it by hand") from error
         self.write_json(RECORD, record)
+
+    def remove_left_aside(self) -> None:
+        """Remove what runs that were killed while they wrote a file have left; for who holds the lock of the model."""
+        remove_left_aside(self.model)
+        with suppress(OSError):
+            for path in self.path.iterdir():
+                if _LEFT_ASIDE.fullmatch(path.name):
+                    path.unlink(missing_ok=True)
 
     def check_room(self, needed: int) -> None:
         """Refuse a disk that could not hold two checkpoints, the one that is there and the next.
@@ -135,7 +145,6 @@ class CheckpointKeeper:
     def __init__(self, folder: RunFolder, every: float) -> None:
         self._path, self._every = folder.checkpoint, every
         self._kept = time.monotonic()
-        remove_left_aside(self._path)  # by a run that was killed while it wrote
 
     def due(self) -> bool:
         """Tell whether it is time for the next."""
