@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from functools import cached_property
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -21,6 +21,7 @@ from histo_runtime.errors import InputError, UsageError
 from histo_runtime.given import (
     PatchesLike,
     PatchLike,
+    Taken,
     as_batch,
     as_patch,
     as_they_come,
@@ -211,7 +212,7 @@ class PatchClassifier:
 
         Args:
             patches: an iterable of paths, PIL images, uint8 arrays `[H, W, 3]` or the bytes of image files. It is gone
-                through in the caller's thread, a few batches ahead; arrays are copied as they come.
+                through in the caller's thread, a few batches ahead; arrays are copied and images read as they come.
             tta: as for `predict`. Rows come batch by batch, of adaptive augmentation block by block (`batch_patches`).
             workers: decoding threads; default: as many as processors, at most 8.
 
@@ -222,10 +223,11 @@ class PatchClassifier:
             raise InputError("stream takes many patches, not one: put it in a list, or give it to predict")
         check_many(patches)
 
-        def decode(item: tuple[int, PatchLike]) -> NDArray[np.uint8]:
+        def decode(item: tuple[int, Taken]) -> NDArray[np.uint8]:
             return as_patch(item[1], size=self.card.size, resize=self.resize)
 
-        return _rows(self.batches(enumerate(as_they_come(patches)), decode, tta=tta, workers=workers))
+        taken = as_they_come(patches, size=self.card.size, resize=self.resize)
+        return _rows(self.batches(enumerate(taken), decode, tta=tta, workers=workers))
 
     def batches(
         self,
@@ -316,7 +318,7 @@ class PatchClassifier:
         return interpret(self.card, probability, view_probability, names, threshold=self.threshold, views=views)
 
 
-def _rows(batches: Generator[Batch[tuple[int, PatchLike]], None, None]) -> Generator[Prediction, None, None]:
+def _rows(batches: Generator[Batch[tuple[int, Taken]], None, None]) -> Generator[Prediction, None, None]:
     with closing(batches):
         for batch in batches:
             for row, (position, patch) in enumerate(batch.items):
@@ -339,6 +341,8 @@ def _check_numbers(threads: int | None, batch_size: int | None, threshold: float
     _check_count("batch_size", batch_size)
     if threads is not None and threads > _MOST_THREADS:
         raise UsageError(f"threads must be {_MOST_THREADS} or less, not {threads}")
+    if threshold is not None and not isinstance(threshold, Real):
+        raise UsageError(f"threshold must be a number, not {threshold!r}")
     if threshold is not None and not 0 <= threshold <= 1:
         raise UsageError(f"threshold must lie between 0 and 1, not {threshold}")
 

@@ -88,7 +88,7 @@ class DeviceRequest:
         Raises:
             UsageError: there is no such device, or the other requests can't be met together with it.
         """
-        match = re.fullmatch(r"(auto|cpu|(?:cuda|tensorrt)(?::(\d+))?)", self.device)
+        match = re.fullmatch(r"(auto|cpu|(?:cuda|tensorrt)(?::(\d+))?)", str(self.device))
         if not match:
             raise UsageError(f"unknown device {self.device!r}: choose auto, cpu, cuda, cuda:N or tensorrt")
         kind = match[1].split(":")[0]

@@ -16,6 +16,7 @@ from histo_runtime.patches import patch_from_image, read_patch
 
 PatchLike: TypeAlias = NDArray[np.uint8] | str | Path | bytes | Image.Image
 PatchesLike: TypeAlias = PatchLike | Sequence[PatchLike]
+Taken: TypeAlias = PatchLike | PatchError
 _WANTED = "give uint8 arrays, paths, PIL images or the bytes of image files"
 
 
@@ -57,18 +58,28 @@ def check_many(patches: Any) -> None:
         raise InputError(f"patches are a {type(patches).__name__}: {_WANTED}")
 
 
-def as_they_come(patches: Iterable[PatchLike]) -> Iterator[PatchLike]:
-    """Yield patches, of an array a copy: its owner may write the next patch into the same memory."""
+def as_they_come(patches: Iterable[PatchLike], *, size: int, resize: bool = False) -> Iterator[Taken]:
+    """Yield patches, of an array a copy, of a PIL image its patch or why it is none.
+
+    Before they are looked at, their owner may write the next patch into the same memory, or leave `with Image.open()`.
+    """
     for patch in patches:
-        yield patch.copy() if isinstance(patch, np.ndarray) else patch
+        if isinstance(patch, np.ndarray):
+            yield patch.copy()
+        elif isinstance(patch, Image.Image):
+            yield _patch_or_why_not(patch, size, resize)
+        else:
+            yield patch
 
 
-def as_patch(patch: PatchLike, *, size: int, resize: bool = False) -> NDArray[np.uint8]:
+def as_patch(patch: Taken, *, size: int, resize: bool = False) -> NDArray[np.uint8]:
     """Turn one patch into uint8 `[size, size, 3]`.
 
     Raises:
-        PatchError: it can't be read, is no patch, or has another size and `resize` is off.
+        PatchError: it can't be read, is no patch, or has another size and `resize` is off; or is this error.
     """
+    if isinstance(patch, PatchError):
+        raise patch
     if isinstance(patch, np.ndarray):
         if resize and patch.size and patch.dtype == np.uint8 and patch.ndim == 3 and patch.shape[2] == 3:
             return patch_from_image(Image.fromarray(patch), size=size, resize=True)
@@ -83,9 +94,16 @@ def as_patch(patch: PatchLike, *, size: int, resize: bool = False) -> NDArray[np
     raise PatchError(f"is a {type(patch).__name__}: {_WANTED}")
 
 
-def name_of(patch: PatchLike, position: int) -> str:
+def name_of(patch: Taken, position: int) -> str:
     """Name a patch after its path, or its position when it has none."""
     return str(patch) if isinstance(patch, str | os.PathLike) else str(position)
+
+
+def _patch_or_why_not(image: Image.Image, size: int, resize: bool) -> NDArray[np.uint8] | PatchError:
+    try:
+        return patch_from_image(image, size=size, resize=resize)
+    except PatchError as error:
+        return error
 
 
 def _as_named_patch(patch: PatchLike, position: int, size: int, resize: bool) -> NDArray[np.uint8]:

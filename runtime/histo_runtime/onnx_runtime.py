@@ -13,7 +13,7 @@ from threading import Lock
 from typing import Any
 
 from histo_runtime.cuda_libraries import DRIVERS, missing_libraries, needed_libraries
-from histo_runtime.errors import DeviceError, missing_extra
+from histo_runtime.errors import DeviceError, UsageError, missing_extra
 from histo_runtime.workers import Workers
 
 _TELEMETRY = "ORT_DISABLE_TELEMETRY"
@@ -113,8 +113,16 @@ def create_session(model: Path, providers: Sequence[Any], *, threads: int, sessi
         providers: names, or pairs of a name and options.
         threads: of one inference on the CPU.
         session_options: a caller's own, used as they are.
+
+    Raises:
+        UsageError: `session_options` are none.
     """
     ort = import_onnxruntime()
+    if session_options is not None and not isinstance(session_options, ort.SessionOptions):
+        raise UsageError(
+            f"session_options is a {type(session_options).__name__}:"
+            " give an onnxruntime.SessionOptions, or a function that makes one"
+        )
     options = _session_options(ort, threads) if session_options is None else session_options
     # onnxruntime sets the flushing of denormals on the thread that opens the first session of a process, for good: it
     # must not be a thread of the host. The session's own threads, which start here, flush; the caller's never do.

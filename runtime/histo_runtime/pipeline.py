@@ -7,6 +7,7 @@ slot in the batch, so which patches share a batch depends on their positions alo
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
@@ -88,20 +89,20 @@ def overlapped(
         decode: item -> uint8 `[size, size, 3]`, in one of `workers` threads. Whatever it raises makes the item a failed
             one, but for other errors of this project (`HistoError`, not `PatchError`), which end the run.
         infer: (buffer uint8 `[batch_patches, size, size, 3]`, how many of its patches count) -> predictions.
-        cancel: makes a running `infer` end soon; called when the caller stops before the end.
+        cancel: makes a running `infer` end soon; called when the caller stops, or the process ends, before the end.
         batch_patches: patches a batch.
         size: side of the patches in pixels.
         workers: decoding threads.
         in_flight: how many batches `infer` is given at once, from as many threads.
     """
     run = _Run(decode, infer, batch_patches, size, workers, in_flight)
-    finished = False
+    # Also called when the process ends with this generator suspended: before its workers are waited for.
+    stop = weakref.finalize(run, cancel)
     try:
         yield from run.batches(iter(items))
-        finished = True
+        stop.detach()
     finally:
-        if not finished:
-            cancel()
+        stop()
         run.close()
 
 
@@ -141,7 +142,10 @@ class _Run(Generic[Item]):
             if len(inferring) > self._inferences_ahead or (inferring and not decoding):
                 yield from self._finish(inferring.popleft())
             elif not decoding and fault:
-                raise fault
+                try:
+                    raise fault
+                finally:
+                    del fault  # its traceback holds this frame, and that the buffers
             elif not decoding:
                 return
 

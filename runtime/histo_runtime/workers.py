@@ -11,12 +11,13 @@ from __future__ import annotations
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeVar
 
 Result = TypeVar("Result")
 
@@ -58,42 +59,42 @@ class Task(Generic[Result]):
         self._end.put((None, CancelledError()))
 
 
-_Tasks: TypeAlias = "SimpleQueue[Task[Any] | None]"
-
-
 class Workers:
     """Threads that do tasks in the order in which they were submitted.
 
-    They end when this object is closed, is collected or the interpreter exits; tasks that were begun by then come to
-    their end, others are cancelled. A context manager.
+    One is there from the start, and each that begins a task starts another until all are: few tasks are not worth many
+    threads. They end when this object is closed, is collected or the interpreter exits; tasks that were begun by then
+    come to their end, others are cancelled. A context manager.
 
     Args:
-        threads: how many tasks are done at a time.
+        threads: how many tasks are done at a time; fewer where the system has no more threads.
         name: of the threads, for who looks at a process that hangs.
         patience: seconds that an end waits for tasks that were begun; what takes longer, as a read from a server that
             has stopped answering, is left to itself. None waits for all of them.
+
+    Raises:
+        RuntimeError: the system has no thread at all.
     """
 
     def __init__(self, threads: int, name: str, *, patience: float | None = None) -> None:
-        self._tasks: _Tasks = SimpleQueue()
-        # No method of this object is the target, or it would never be collected. Daemons, since `threading` joins
-        # others at exit before anyone could tell them to end; `finalize` does both.
-        started = [
-            threading.Thread(target=_work_off, args=[self._tasks], name=f"{name}_{number}", daemon=True)
-            for number in range(threads)
-        ]
-        self._close = weakref.finalize(self, _end, self._tasks, started, patience)
-        for thread in started:
-            thread.start()
+        self._crew = _Crew(threads, name)
+        self._close = weakref.finalize(self, self._crew.end, patience)
+        self._crew.start_another()
 
     def submit(self, work: Callable[..., Result], *arguments: Any) -> Task[Result]:
-        """Have `work(*arguments)` done by one of the threads; returns at once."""
+        """Have `work(*arguments)` done by one of the threads; returns at once.
+
+        Raises:
+            RuntimeError: the workers are closed, as they are at the end of the process.
+        """
         task = Task(work, arguments)
-        self._tasks.put(task)
+        self._crew.tasks.put(task)
+        if not self._close.alive:  # looked at last: who closes them from now on cancels the task
+            raise RuntimeError("these workers are closed")
         return task
 
     def close(self) -> None:
-        """Cancel tasks that have not begun and wait for the others; then nothing may be submitted any more."""
+        """Cancel the tasks that have not begun and wait for the others; then nothing may be submitted any more."""
         self._close()
 
     def __enter__(self) -> Workers:
@@ -105,21 +106,46 @@ class Workers:
         self.close()
 
 
-def _work_off(tasks: _Tasks) -> None:
-    while (task := tasks.get()) is not None:
-        task.run()
-        del task  # and with it what it was about, before the next one comes
+class _Crew:
+    """The threads and what they share. They hold this and not the `Workers`, which would never be collected."""
 
+    def __init__(self, threads: int, name: str) -> None:
+        self.tasks: SimpleQueue[Task[Any] | None] = SimpleQueue()
+        self._missing = deque(f"{name}_{number}" for number in range(threads))
+        self._started: list[threading.Thread] = []
 
-def _end(tasks: _Tasks, threads: list[threading.Thread], patience: float | None) -> None:
-    with suppress(Empty):
-        while True:
-            if (task := tasks.get_nowait()) is not None:
-                task.cancel()
-    for _ in threads:
-        tasks.put(None)
-    until = time.monotonic() + (patience or 0)
-    for thread in threads:
-        # One that never began was interrupted in its start; the current one collects the workers as garbage.
-        if thread.is_alive() and thread is not threading.current_thread():
-            thread.join(None if patience is None else max(0, until - time.monotonic()))
+    def start_another(self) -> None:
+        """Start a thread if one is missing."""
+        try:
+            name = self._missing.popleft()
+        except IndexError:
+            return
+        # Daemons, since `threading` joins others at exit before anyone could tell them to end; `finalize` does both.
+        thread = threading.Thread(target=self._work_off, name=name, daemon=True)
+        self._started.append(thread)
+        thread.start()
+
+    def _work_off(self) -> None:
+        while (task := self.tasks.get()) is not None:
+            # Here, and not where tasks are submitted: an interrupt never falls into it.
+            with suppress(RuntimeError):  # "can't start new thread"
+                self.start_another()
+            task.run()
+            del task  # and with it what it was about, before the next one comes
+        self.tasks.put(None)  # for the next one
+
+    def end(self, patience: float | None) -> None:
+        """Cancel what has not begun, wait for what has, and let the threads go."""
+        until = time.monotonic() + (patience or 0)
+        try:
+            with suppress(Empty):
+                while True:
+                    if (task := self.tasks.get_nowait()) is not None:
+                        task.cancel()
+        finally:  # also of an interrupted one: nobody could tell the threads later
+            self.tasks.put(None)
+        # Each stands behind the one that started it, so that none comes up after it was passed here.
+        for thread in self._started:
+            # One that is not alive never began; the current one collects the workers as garbage.
+            if thread.is_alive() and thread is not threading.current_thread():
+                thread.join(None if patience is None else max(0, until - time.monotonic()))

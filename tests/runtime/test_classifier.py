@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -195,6 +195,32 @@ def test_stream_takes_an_array_before_its_owner_writes_the_next_patch_into_it(
     assert found == [row.probability for row in tiny.stream(patches)]
 
 
+@pytest.mark.parametrize("owner", ["leaves the file", "closes it", "loads the next one into it"])
+def test_stream_takes_an_image_before_its_owner_does_what_he_will_with_it(
+    tiny: PatchClassifier, patches: np.ndarray, tmp_path: Path, owner: str
+) -> None:
+    """`with Image.open(...) as image: yield image` closes the file some batches before the patch is decoded."""
+    path, one = tmp_path / "patch.png", Image.new("RGB", (SIDE, SIDE))
+
+    def images() -> Iterator[Image.Image]:
+        for patch in patches:
+            if owner == "leaves the file":
+                Image.fromarray(patch).save(path)
+                with Image.open(path) as image:
+                    yield image
+            elif owner == "closes it":
+                image = Image.fromarray(patch)
+                yield image
+                image.close()
+            else:
+                one.paste(Image.fromarray(patch))
+                yield one
+
+    rows = list(tiny.stream(images()))
+    assert {row.error for row in rows} == {""}
+    assert [row.probability for row in rows] == [row.probability for row in tiny.stream(patches)]
+
+
 @pytest.mark.parametrize("one", ["0/00.png", Path("0/00.png"), b"png", Image.new("RGB", (SIDE, SIDE))])
 def test_stream_refuses_one_patch_where_it_takes_many(tiny: PatchClassifier, one: object) -> None:
     """A path would be gone through letter by letter."""
@@ -239,13 +265,20 @@ def test_the_batch_size_changes_no_answer(tiny: PatchClassifier, patches: np.nda
         ("batch_size", -1, "batch_size must be 1 or more, not -1"),
         ("threshold", 1.01, "threshold must lie between 0 and 1, not 1.01"),
         ("threshold", float("nan"), "threshold must lie between 0 and 1, not nan"),
+        ("threshold", "0.5", "threshold must be a number, not '0.5'"),
+        ("device", None, "unknown device None: choose auto, cpu, cuda, cuda:N or tensorrt"),
+        (
+            "session_options",
+            {"intra_op_num_threads": 1},
+            "session_options is a dict: give an onnxruntime.SessionOptions, or a function that makes one",
+        ),
     ],
 )
-def test_numbers_that_make_no_sense_are_refused_by_name(
+def test_options_that_make_no_sense_are_refused_by_name(
     tiny: PatchClassifier, option: str, value: object, said: str
 ) -> None:
     with pytest.raises(UsageError, match=f"^{re.escape(said)}$"):
-        PatchClassifier(tiny.model, device="cpu", **{option: value})
+        PatchClassifier(tiny.model, **{"device": "cpu", option: value})
 
 
 @pytest.mark.parametrize(("workers", "said"), [(0, "1 or more, not 0"), (1.5, "a whole number, not 1.5")])

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import subprocess
+import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +20,8 @@ from hypothesis import strategies as st
 from histo_runtime.errors import InputError, PatchError
 from histo_runtime.pipeline import Batch, overlapped
 from histo_runtime.predictions import Predictions
+
+ROOT = Path(__file__).parents[2]
 
 
 def decode(item: int) -> np.ndarray:
@@ -218,6 +225,25 @@ def test_what_the_source_gave_before_its_fault_is_done(in_flight: int) -> None:
     assert_no_thread_is_left()
 
 
+def test_after_a_fault_of_the_source_the_memory_is_free_without_the_collector() -> None:
+    """The buffers of a service's streams may be hundreds of megabytes, of which the collector counts no byte."""
+    freed: list[bool] = []
+
+    def watched(buffer: np.ndarray, count: int) -> Predictions:
+        if not freed:
+            freed.append(False)
+            weakref.finalize(buffer.base if buffer.base is not None else buffer, freed.append, True)
+        return infer(buffer, count)
+
+    gc.disable()
+    try:
+        with pytest.raises(ZeroDivisionError, match="source"):
+            list(run(broken_source(), infer=watched))
+        assert freed == [False, True]
+    finally:
+        gc.enable()
+
+
 def test_a_fault_in_a_decoder_costs_one_patch_and_no_more() -> None:
     def faulty(item: int) -> np.ndarray:
         return decode(item) if item % 5 else np.zeros(1 // (item % 5), np.uint8)
@@ -271,6 +297,43 @@ def test_a_run_that_ends_by_itself_is_not_cancelled() -> None:
     cancelled: list[bool] = []
     list(run(range(10), cancel=lambda: cancelled.append(True)))
     assert not cancelled
+
+
+SUSPENDED = """
+import threading
+import numpy as np
+from tests.runtime.test_pipeline import infer, run
+
+begun, stop = threading.Event(), threading.Event()
+
+def endless(buffer, count):
+    if buffer[0, 0, 0, 0] >= 8:
+        begun.set()
+        print(stop.wait(timeout=30), flush=True)
+    return infer(buffer, count)
+
+batches = run(range(100), infer=endless, cancel=stop.set)
+next(batches)
+begun.wait(timeout=30)
+"""
+
+
+def test_at_the_end_of_the_process_a_run_that_nobody_closed_is_cancelled() -> None:
+    """A batch of a large model may take minutes, and who pressed Ctrl-C waits for it."""
+    done = subprocess.run(
+        [sys.executable, "-c", SUSPENDED], capture_output=True, text=True, timeout=60, check=False, cwd=ROOT
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
+
+
+def test_few_items_start_few_threads() -> None:
+    def counted(item: int) -> np.ndarray:
+        seen.append(len(histo_threads()))
+        return decode(item)
+
+    seen: list[int] = []
+    assert len(list(outcomes(run([1], decode=counted, workers=64)))) == 1
+    assert seen[0] <= 3
 
 
 def test_decoding_goes_on_while_a_batch_is_computed() -> None:

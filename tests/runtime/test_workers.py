@@ -30,6 +30,7 @@ def test_each_task_gives_its_own_result_and_as_many_are_done_at_a_time_as_there_
         return number
 
     with Workers(3, "test-workers") as workers:
+        assert names() == {"test-workers_0"}
         assert [task.result() for task in [workers.submit(meet, number) for number in range(12)]] == list(range(12))
         assert names() == {"test-workers_0", "test-workers_1", "test-workers_2"}
     assert not names()
@@ -61,6 +62,13 @@ def test_closing_waits_for_what_has_begun_and_cancels_the_rest() -> None:
         with pytest.raises(CancelledError):
             task.result()
     workers.close()  # twice is as good as once
+
+
+def test_what_is_submitted_to_closed_workers_is_refused_and_not_waited_for_for_ever() -> None:
+    workers = Workers(1, "test-workers")
+    workers.close()
+    with pytest.raises(RuntimeError, match="these workers are closed"):
+        workers.submit(int, "7")
 
 
 def test_workers_that_nobody_holds_any_more_end() -> None:
@@ -122,3 +130,24 @@ print(interrupted, left)
 def test_an_interrupt_at_any_moment_leaves_no_lock_behind_that_a_worker_waits_for() -> None:
     done = run(INTERRUPTED)
     assert (done.returncode, done.stdout, done.stderr) == (0, "400 []\n", "")
+
+
+def test_an_interrupt_of_closing_leaves_no_thread_behind() -> None:
+    class Interrupted(Task[None]):
+        def cancel(self) -> None:
+            raise KeyboardInterrupt
+
+    begun, go_on = threading.Semaphore(0), threading.Event()
+    workers = Workers(2, "test-workers")
+    for _ in range(2):
+        workers.submit(lambda: (begun.release(), go_on.wait(30)))
+    assert begun.acquire(timeout=30)
+    assert begun.acquire(timeout=30)
+    workers._crew.tasks.put(Interrupted(int, ("7",)))
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith("test-workers")]
+    with pytest.raises(KeyboardInterrupt):
+        workers.close()
+    go_on.set()
+    for thread in threads:
+        thread.join(timeout=30)
+    assert not names()
