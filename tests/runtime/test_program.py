@@ -90,7 +90,7 @@ def test_while_native_code_makes_another_error_of_it(error: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "slow: interrupted\n")
 
 
-LOST = """
+SWALLOWED = """
 import signal, click
 from histo_runtime.command import HistoCommand
 from histo_runtime.program import obey_lost, run
@@ -110,7 +110,7 @@ run("slow", "__main__", "slow")
 
 
 def test_where_a_module_loses_it_it_is_obeyed_behind_the_import() -> None:
-    done = run(LOST)
+    done = run(SWALLOWED)
     assert (done.returncode, done.stderr) == (130, "slow: interrupted\n")
     assert done.stdout == "as a module that does without another one\n"
 
