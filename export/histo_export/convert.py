@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from onnx import numpy_helper
 
 from histo_export.network import PROBABILITY_FLOOR, Network, only_output
 from histo_export.tensorflow import give_memory_back, import_tensorflow, import_tf2onnx
+from histo_export.tf2onnx_gaps import OPERATORS, scalars_as_vectors
 from histo_runtime.errors import ModelFileError, reason_of
 
 OPSET = 18
@@ -42,14 +45,36 @@ def to_core(network: Network) -> onnx.ModelProto:
     function = tf.function(forward, autograph=False)
     try:
         core: onnx.ModelProto
-        core, _ = import_tf2onnx().convert.from_function(function, input_signature=signature, opset=OPSET)
-        _fix_constants(core, _captured(function.get_concrete_function(*signature)))
+        with _functions_written_out(tf):
+            core, _ = import_tf2onnx().convert.from_function(
+                function,
+                input_signature=signature,
+                opset=OPSET,
+                custom_op_handlers=OPERATORS,
+                custom_rewriter=[scalars_as_vectors],
+            )
+            _fix_constants(core, _captured(function.get_concrete_function(*signature)))
     except Exception as error:  # tf2onnx raises whatever its handlers raise
-        raise ModelFileError(f"the model can't be converted to ONNX ({reason_of(error)[:300]})") from error
+        raise _not_converted(error) from error
     core.ir_version = IR_VERSION
     _check_core(core)
     give_memory_back()
     return core
+
+
+def _not_converted(error: Exception) -> ModelFileError:
+    return ModelFileError(f"the model can't be converted to ONNX ({reason_of(error)[:300]})")
+
+
+@contextmanager
+def _functions_written_out(tf: Any) -> Iterator[None]:
+    """Trace functions within the model into its graph: both Kerases call a compiled one for a grouped convolution."""
+    before = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(before)
 
 
 def _rename_for_tensorflow(model: Any) -> None:
@@ -100,7 +125,10 @@ def _check_core(core: onnx.ModelProto) -> None:
             f"the converted graph holds {', '.join(sorted(odd))}: a layer acts differently while training,"
             " and does so here too"
         )
-    onnx.checker.check_model(core, full_check=True)
+    try:
+        onnx.checker.check_model(core, full_check=True)
+    except Exception as error:  # tf2onnx leaves an operator that it does not know as it is
+        raise _not_converted(error) from error
 
 
 def operator_counts(model: onnx.ModelProto) -> Counter[str]:

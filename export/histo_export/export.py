@@ -73,7 +73,7 @@ def export_model(source: Path, target: Path, options: ExportOptions, *, overwrit
     target_cpu = choose_target(options.target)
     keras_file = inspect(source)
     model = load(keras_file)
-    scaling = scaling_of(keras_file, options)
+    scaling = scaling_of(keras_file, model, options)
     built_in = verification_patches(input_size(model))
     network = as_network(model, scale(built_in, scaling), options.activation)
     card = make_card(keras_file, network, options, scaling)

@@ -46,12 +46,6 @@ class KerasFile:
         """2 for files that tf_keras opens (also Keras 1), 3 for today's."""
         return 3 if self.keras_version.split(".")[0] not in ("", "1", "2") else 2
 
-    @property
-    def rescales(self) -> bool:
-        """Whether the model itself scales its input, by a `Rescaling` or `Normalization` layer."""
-        names = {str(item.get("class_name")) for item in _mappings(self.config)}
-        return bool(names & {"Rescaling", "Normalization"})
-
 
 def inspect(path: Path) -> KerasFile:
     """Read version, configuration and card of a Keras file, and refuse what is dangerous in it.
@@ -178,14 +172,3 @@ def _parse(path: Path, text: str) -> Mapping[str, Any]:
     if not isinstance(data, Mapping):
         raise ModelFileError(f"{path}: its model configuration is not a JSON object")
     return data
-
-
-def _mappings(node: Any) -> Iterator[Mapping[str, Any]]:
-    stack = [node]
-    while stack:
-        item = stack.pop()
-        if isinstance(item, Mapping):
-            yield item
-            stack.extend(item.values())
-        elif isinstance(item, list):
-            stack.extend(item)

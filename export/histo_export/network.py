@@ -120,6 +120,11 @@ def _no_probabilities(values: NDArray[np.float32], head: Any, own: str | None) -
             f"the model's last activation is linear ({seen}): a classifier's logits need --activation sigmoid|softmax,"
             " a regression is not exported"
         )
+    if values.shape[1] > 1 and values.min() >= 0 and values.max() <= 1:
+        return ModelFileError(
+            f"the model's last layer {head.name!r} gives {seen} that do not sum to 1 (a sigmoid for each class?):"
+            " export one of them, as keras.Model(model.input, model.output[:, 1:])"
+        )
     return ModelFileError(
         f"the model's last layer {head.name!r} gives {seen}, which are no probabilities of classes:"
         " a regression is not exported"
@@ -136,8 +141,8 @@ def _taken_off(
     """
     own, head.activation = head.activation, _linear
     logits = _run(model, samples)
-    # Relative, for near 0 quite other logits give nearly the same.
-    if np.allclose(activate(logits, activation), values, rtol=_SAME, atol=1e-9):
+    # Relative, for near 0 quite other logits give nearly the same; so in float64, whose sigmoid has digits there.
+    if np.allclose(activate(logits.astype(np.float64), activation), values, rtol=_SAME, atol=1e-9):
         return True
     head.activation = own
     return False

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from histo_export.keras_file import KerasFile
 from histo_export.network import Network
+from histo_export.own_scaling import scales_itself
 from histo_export.policy import KAGGLE, read_policy
 from histo_runtime.card import ModelCard, default_label_rule
 from histo_runtime.command import say
@@ -38,13 +40,13 @@ class ExportOptions:
     triton: Path | None = None
 
 
-def scaling_of(file: KerasFile, options: ExportOptions) -> str:
+def scaling_of(file: KerasFile, model: Any, options: ExportOptions) -> str:
     """What the user says, else the card, else what the model does itself, else 1/255, said aloud."""
     if options.scaling:
         return options.scaling
     if file.card:
         return file.card.scaling
-    if file.rescales:
+    if scales_itself(model):
         say(f"{file.path}: scales its input itself: pixels are given to it as they are (--scaling)")
         return "raw"
     say(f"{file.path}: does not say how pixels are scaled: 1/255 is assumed (--scaling)")

@@ -95,7 +95,8 @@ def quantise(
         ModelFileError: onnxruntime can't quantise it.
     """
     import_onnxruntime()
-    from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType, TensorsData
+    from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType
+    from onnxruntime.quantization.calibrate import TensorsData  # onnxruntime 1.20 has it there only
 
     known = {**ranges, **dict.fromkeys(_images_of_input(plan.core), _INPUT_RANGE[scaling])}
     for node in plan.core.graph.node:  # the quantizer asks for it, and then takes the ReLU out

@@ -25,7 +25,8 @@ _LAYERS = set(
     " LeakyReLU MultiHeadAttention Normalization PReLU Permute RMSNormalization ReLU RepeatVector Rescaling Reshape"
     " Resizing SeparableConv2D Softmax SpatialDropout1D SpatialDropout2D SpectralNormalization ThresholdedReLU"
     " TimeDistributed UnitNormalization UpSampling2D ZeroPadding2D"
-    " Add Average Concatenate Dot Maximum Minimum Multiply Subtract".split()
+    " Add Average Concatenate Dot Maximum Minimum Multiply Subtract"
+    " Custom>CustomScaleLayer".split()  # as tf_keras has registered its own, of InceptionResNetV2
 )
 # Operations of Keras 3 that functional models record as layers: arithmetic, slicing, resizing, activations.
 _OPERATIONS = set(
@@ -38,15 +39,18 @@ _TF_FUNCTIONS = set(
     "__operators__.add __operators__.getitem __operators__.sub __operators__.mul cast clip_by_value concat"
     " expand_dims image.resize math.add math.divide math.exp math.log math.maximum math.minimum math.multiply"
     " math.negative math.pow math.reduce_max math.reduce_mean math.reduce_sum math.rsqrt math.sigmoid math.sqrt"
-    " math.square math.subtract math.tanh math.truediv nn.elu nn.gelu nn.leaky_relu nn.relu nn.relu6 nn.sigmoid"
-    " nn.silu nn.softmax nn.swish reshape slice squeeze stack strided_slice transpose".split()
+    " math.square math.subtract math.tanh math.truediv nn.bias_add nn.elu nn.gelu nn.leaky_relu nn.relu nn.relu6"
+    " nn.sigmoid nn.silu nn.softmax nn.swish reshape slice squeeze stack strided_slice transpose".split()
 )
+# Layers of keras.applications (ConvNeXt, InceptionResNetV2): a class of this name elsewhere is its author's code.
+_OF_APPLICATIONS = {"CustomScaleLayer", "LayerScale", "StochasticDepth"}
+_APPLICATIONS = ("keras.src.applications.", "tf_keras.src.applications.")
 _PARTS = set(
     "Constant GlorotNormal GlorotUniform HeNormal HeUniform IdentityInitializer LecunNormal LecunUniform Ones"
     " Orthogonal OrthogonalInitializer RandomNormal RandomUniform TruncatedNormal VarianceScaling Zeros"
     " L1 L1L2 L2 OrthogonalRegularizer MaxNorm MinMaxNorm NonNeg RadialConstraint UnitNorm"
     " DTypePolicy FloatDTypePolicy Policy PolicyV1"
-    " TensorShape __keras_tensor__ __numpy__ __slice__ __tensor__ __tuple__ slice tuple".split()
+    " TensorShape __ellipsis__ __keras_tensor__ __numpy__ __slice__ __tensor__ __tuple__ slice tuple".split()
 )
 _ACTIVATIONS = set(
     "celu elu exponential gelu hard_sigmoid hard_silu hard_swish leaky_relu linear log_sigmoid log_softmax mish relu"
@@ -88,6 +92,11 @@ def refuse_code(path: Path, config: Mapping[str, Any]) -> None:
                     f"{path}: layer {layer!r} calls the TensorFlow function {function!r}, which is not one of the"
                     " arithmetic, slicing and resizing ones that are opened: replace it by a layer of Keras"
                 )
+        elif class_name == "function" and not _is_known(class_name, module, inner):
+            raise ModelFileError(
+                f"{path}: layer {layer!r} uses the function {inner!r}{_of(module)}, which is not one of Keras'"
+                " activations: replace it by one of them, or by layers of Keras, and save again"
+            )
         elif not _is_known(class_name, module, inner):
             raise ModelFileError(
                 f"{path}: layer {layer!r} is of class {class_name!r}{_of(module)}, which is not one of Keras' own for"
@@ -148,6 +157,8 @@ def refuse_hostile_archive(path: Path, archive: zipfile.ZipFile) -> None:
 def _is_known(class_name: str, module: Any, inner: Any) -> bool:
     if class_name == "function":  # an activation, written out
         return isinstance(inner, str) and inner in _ACTIVATIONS
+    if class_name in _OF_APPLICATIONS and isinstance(module, str) and module.startswith(_APPLICATIONS):
+        return True
     # Keras 2 writes no module; Keras 3 names its own ("keras.src.ops.numpy") and Python's for tuples and slices.
     root = module.split(".")[0] if isinstance(module, str) else "keras"
     if root not in ("keras", "tf_keras", "builtins"):

@@ -22,8 +22,9 @@ def prepare() -> None:
     # tf2onnx would copy the graph before each of its optimisers, so as to go on after one that fails: a gigabyte
     # more for VGG19, and an error that no one hears of.
     os.environ.setdefault("TF2ONNX_CATCH_ERRORS", "FALSE")
-    for name in ("tensorflow", "tf2onnx", "absl", "tf_keras"):
+    for name in ("tensorflow", "absl", "tf_keras"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)  # its errors become ours, in one line
     warnings.filterwarnings("ignore", category=UserWarning, module=r"(tf_)?keras\.")
 
 

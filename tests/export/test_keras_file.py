@@ -159,7 +159,7 @@ def test_weights_alone_are_named_as_keras_3_wants_them(tmp_path: Path) -> None:
 
 def test_classes_of_what_is_not_loaded_are_no_riddle(tmp_path: Path) -> None:
     config = {**nested(layer("Dense")), "compile_config": {"class_name": ["no", "text"]}}
-    assert not inspect(write_h5(tmp_path / "a.h5", config)).rescales
+    assert inspect(write_h5(tmp_path / "a.h5", config)).config == config
 
 
 def test_a_missing_file_is_a_file_not_found_error(tmp_path: Path) -> None:

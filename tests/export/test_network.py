@@ -33,6 +33,14 @@ def test_a_sigmoid_gives_the_logit_of_its_probability(keras: Any, scaled: np.nda
     np.testing.assert_allclose(network.logits(scaled), logit(probability), rtol=1e-4)
 
 
+def test_a_model_that_is_very_sure_keeps_its_logits(keras: Any, scaled: np.ndarray) -> None:
+    model = build_tiny(keras)
+    model.layers[-1].bias.assign([-15.0])
+    network = as_network(model, scaled)
+    assert not network.gives_probability
+    assert network.logits(scaled).min() < -10
+
+
 def test_a_softmax_gives_logits_of_its_classes(keras: Any, scaled: np.ndarray) -> None:
     model = build_tiny(keras, units=3, activation="softmax")
     probability = np.asarray(model(scaled))
@@ -122,7 +130,8 @@ def test_a_model_that_keras_itself_cant_run_is_one_line(keras3: Any, scaled: np.
 @pytest.mark.parametrize(
     ("units", "activation", "reason"),
     [
-        (3, "sigmoid", "no probabilities of classes"),
+        (3, "sigmoid", "do not sum to 1.*export one of them"),
+        (3, "softplus", "no probabilities of classes"),
         (1, "softmax", "for every patch"),
         (1, "softplus", "no probabilities of classes"),
     ],

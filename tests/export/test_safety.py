@@ -45,6 +45,8 @@ DANGEROUS = {
     "a download": layer("Dense", activation={"class_name": "get_file", "module": "keras.utils", "config": {}}),
     "a function of tensorflow": layer("TFOpLambda", function="io.write_file"),
     "a function that is no text": layer("TFOpLambda", function=["io.write_file"]),
+    "a class named as one of keras.applications": layer("LayerScale"),
+    "a class named so of another module": layer("LayerScale", module="keras.src.applications_of_mine"),
     "a slicing that is none": layer("SlicingOpLambda", function="py_function"),
     "no name at all": {"class_name": ["Dense"], "config": {"name": "odd_one"}},
 }
@@ -62,6 +64,9 @@ HARMLESS = {
     "noise": layer("GaussianNoise", stddev=0.1),
     "dropout": layer("SpatialDropout2D", rate=0.5),
     "division": layer("TFOpLambda", function="math.truediv"),
+    "preprocess_input in caffe mode": layer("TFOpLambda", function="nn.bias_add"),
+    "slicing in Keras 3": layer("GetItem", index={"class_name": "__ellipsis__", "config": {}}),
+    "a part of ConvNeXt": layer("LayerScale", module="keras.src.applications.convnext"),
     "slicing": layer("SlicingOpLambda", function="__operators__.getitem"),
     "operation of Keras 3": layer("Relu6", module="keras.src.ops.nn"),
     "activation written out": layer(
@@ -78,6 +83,12 @@ def test_what_is_harmless_at_inference_passes(item: dict[str, Any]) -> None:
     refuse_code(ANYWHERE, model_of(item))
 
 
+def test_an_activation_of_the_author_is_refused_by_its_name() -> None:
+    item = layer("Dense", activation={"class_name": "function", "module": "builtins", "config": "my_swish"})
+    with pytest.raises(ModelFileError, match="'odd_one' uses the function 'my_swish'.*replace it"):
+        refuse_code(ANYWHERE, model_of(item))
+
+
 def test_a_custom_loss_does_not_matter_since_it_is_not_loaded() -> None:
     refuse_code(ANYWHERE, {**model_of(layer("Dense")), "compile_config": {"loss": layer("MyLoss", module="mine")}})
 
@@ -88,11 +99,11 @@ def test_a_model_within_that_was_compiled_is_refused_with_the_way_round() -> Non
         refuse_code(ANYWHERE, model_of(compiled))
 
 
-@pytest.mark.parametrize("name", ["VGG19", "MobileNetV3Small", "EfficientNetV2B0"])
+@pytest.mark.parametrize("name", ["VGG19", "MobileNetV3Small", "EfficientNetV2B0", "ConvNeXtTiny", "InceptionResNetV2"])
 @pytest.mark.parametrize("generation", [2, 3])
 def test_the_backbones_of_the_field_pass(name: str, generation: int, keras2: Any, keras3: Any) -> None:
     keras = keras2 if generation == 2 else keras3
-    model = getattr(keras.applications, name)(weights=None, include_top=False, input_shape=(64, 64, 3))
+    model = getattr(keras.applications, name)(weights=None, include_top=False, input_shape=(75, 75, 3))
     refuse_code(ANYWHERE, json.loads(model.to_json()))
 
 
