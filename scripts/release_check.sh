@@ -102,6 +102,7 @@ if lowest=$(command -v python3.11) && "$lowest" -c 'import ensurepip, venv' 2> /
         step "the other rooms' tests with the lowest versions"
         install "$work/lowest" "$root/constraints-lowest.txt" "$wheel[export,train]"
         install "$work/lowest" "$root/constraints-lowest.txt" scipy scikit-learn # of the tests again
+        cp -r "$root/docs" . # a test of the train room reads them
         # The models kept for the runtime's tests are those that the packages of constraints.txt make.
         "$work/lowest/bin/python" -m pytest tests/export tests/train -q -k "not what_the_exporter_makes_today"
     fi
