@@ -47,7 +47,7 @@ class Network:
 
         Of a model that gives probabilities they are log(p / (1 - p)), or log(p) for a softmax.
         """
-        values = _run(self.model, scaled)
+        values = run(self.model, scaled)
         if self.gives_probability:
             values = values.clip(PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR)
             values = np.log(values) - (np.log(1 - values) if self.activation == "sigmoid" else np.float32(0))
@@ -75,7 +75,7 @@ def as_network(model: Any, samples: NDArray[np.float32], activation: str | None 
         raise UsageError(f"a model with {_units(outputs)} has a {expected}, not a {activation}: leave --activation out")
     head = _last_layer(model)
     own = getattr(getattr(head, "activation", None), "__name__", None)
-    values = _run(model, samples)
+    values = run(model, samples)
     if not np.isfinite(values).all():
         raise ModelFileError(
             "the model gives NaN or infinity: weights that are NaN or infinite (a training that diverged?),"
@@ -140,7 +140,7 @@ def _taken_off(
     the layer that was found is not the last one.
     """
     own, head.activation = head.activation, _linear
-    logits = _run(model, samples)
+    logits = run(model, samples)
     # Relative, for near 0 quite other logits give nearly the same; so in float64, whose sigmoid has digits there.
     if np.allclose(activate(logits.astype(np.float64), activation), values, rtol=_SAME, atol=1e-9):
         return True
@@ -155,7 +155,12 @@ def _are_probabilities(values: NDArray[np.float32]) -> bool:
     return values.shape[1] == 1 or bool(np.abs(values.sum(axis=1) - 1).max() <= _RANGE_SLACK)
 
 
-def _run(model: Any, scaled: NDArray[np.float32]) -> NDArray[np.float32]:
+def run(model: Any, scaled: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Run a loaded model, layer by layer, on `[N, size, size, 3]`; returns its output in float32.
+
+    Raises:
+        ModelFileError: Keras can't.
+    """
     try:
         parts = [
             np.asarray(only_output(model(scaled[i : i + _KERAS_BATCH], training=False)), dtype=np.float32)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from histo_export.keras_file import KerasFile
-from histo_export.network import Network
-from histo_export.own_scaling import scales_itself
+from histo_export.network import Network, input_size
+from histo_export.own_scaling import own_scaling
 from histo_export.policy import KAGGLE, read_policy
 from histo_runtime.card import ModelCard, default_label_rule
 from histo_runtime.command import say
@@ -46,11 +46,14 @@ def scaling_of(file: KerasFile, model: Any, options: ExportOptions) -> str:
         return options.scaling
     if file.card:
         return file.card.scaling
-    if scales_itself(model):
+    own = own_scaling(model, input_size(model))
+    if own == "raw":
         say(f"{file.path}: scales its input itself: pixels are given to it as they are (--scaling)")
-        return "raw"
-    say(f"{file.path}: does not say how pixels are scaled: 1/255 is assumed (--scaling)")
-    return "unit"
+    elif own == "unit":
+        say(f"{file.path}: scales its input itself, from 0 to 1: it is given pixels / 255 (--scaling)")
+    else:
+        say(f"{file.path}: does not say how pixels are scaled: 1/255 is assumed (--scaling)")
+    return own or "unit"
 
 
 def make_card(file: KerasFile, network: Network, options: ExportOptions, scaling: str) -> ModelCard:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from histo_export.own_scaling import scales_itself
+from histo_export.own_scaling import own_scaling
 from histo_runtime import PatchClassifier
 from tests.export.conftest import SIZE, build_tiny, run_export
 
@@ -41,12 +41,29 @@ SCALED = {
 @pytest.mark.parametrize("first", SCALED.values(), ids=SCALED)
 def test_scaling_before_the_first_weights_counts(first: Any, keras: Any) -> None:
     image = keras.Input((SIZE, SIZE, 3))
-    assert scales_itself(keras.Model(image, build_tiny(keras)(first(keras, image))))
+    assert own_scaling(keras.Model(image, build_tiny(keras)(first(keras, image))), SIZE) == "raw"
+
+
+FROM_0_TO_1 = {
+    "Rescaling": lambda keras, image: keras.layers.Rescaling(2, offset=-1)(image),
+    "Normalization": lambda keras, image: keras.layers.Normalization(mean=[0.6] * 3, variance=[0.04] * 3)(image),
+    "arithmetic": lambda _, image: image * 2 - 1,
+    "in a model within": lambda keras, image: keras.Sequential([keras.layers.Rescaling(4, offset=-2)])(image),
+}
+
+
+@pytest.mark.parametrize("first", FROM_0_TO_1.values(), ids=FROM_0_TO_1)
+def test_scaling_of_pixels_from_0_to_1_is_told_from_that_of_0_to_255(first: Any, keras: Any) -> None:
+    image = keras.Input((SIZE, SIZE, 3))
+    model = keras.Model(image, build_tiny(keras)(first(keras, image)))
+    before = [vars(layer).get("call") for layer in model._flatten_layers()]
+    assert own_scaling(model, SIZE) == "unit"
+    assert [vars(layer).get("call") for layer in model._flatten_layers()] == before, "a layer is not as it was"
 
 
 def test_whole_numbers_as_input_are_pixels(keras: Any) -> None:
     image = keras.Input((SIZE, SIZE, 3), dtype="uint8")
-    assert scales_itself(keras.Model(image, keras.layers.GlobalAveragePooling2D()(image)))
+    assert own_scaling(keras.Model(image, keras.layers.GlobalAveragePooling2D()(image)), SIZE) == "raw"
 
 
 def test_what_does_not_scale_the_input_does_not_count(keras: Any) -> None:
@@ -54,8 +71,8 @@ def test_what_does_not_scale_the_input_does_not_count(keras: Any) -> None:
     image = keras.Input((SIZE, SIZE, 3))
     maps = layers.Conv2D(4, 3)(layers.Resizing(24, 24)(augmented(keras, image)))
     gated = layers.Rescaling(0.1)(maps * (maps + 3) / 6)
-    assert not scales_itself(keras.Model(image, gated))
-    assert not scales_itself(build_tiny(keras))
+    assert own_scaling(keras.Model(image, gated), SIZE) is None
+    assert own_scaling(build_tiny(keras), SIZE) is None
 
 
 def test_a_model_with_preprocess_input_within_is_given_raw_pixels(
