@@ -30,6 +30,14 @@ settings.register_profile("histo", deadline=None, database=None, max_examples=60
 settings.load_profile("histo")
 
 
+def pytest_configure() -> None:
+    """Heed the signals that whoever started the suite had ignored (`nohup`, `&`): its processes would inherit that."""
+    for name, handler in {"SIGINT": signal.default_int_handler, "SIGHUP": signal.SIG_DFL}.items():
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
 @pytest.fixture(scope="session")
 def models() -> Path:
     """The folder of the tiny models, which tests/tiny.py wrote."""

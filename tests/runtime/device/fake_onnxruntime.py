@@ -22,12 +22,20 @@ NO_PROFILE = (
 )
 
 
+class FakeOptions(SimpleNamespace):
+    """Session options that remember their entries."""
+
+    def add_session_config_entry(self, name: str, value: str) -> None:
+        self.entries = {**getattr(self, "entries", {}), name: value}
+
+
 class FakeRuntime:
     """An onnxruntime for CUDA 12: each provider "works", or fails as `BROKEN` says."""
 
     __version__ = "1.99.0"
     cuda_version = "12.8"
     RunOptions = SimpleNamespace
+    SessionOptions = FakeOptions
 
     def __init__(self, cuda: str, tensorrt: str = "absent", *, model_opens: bool = True) -> None:
         self.state = {CUDA: cuda, TENSORRT: tensorrt, CPU: "works"}
@@ -48,10 +56,6 @@ class FakeRuntime:
 
     def preload_dlls(self) -> None:
         print("Failed to load libcudnn.so.9")
-
-    def SessionOptions(self) -> SimpleNamespace:  # noqa: N802 - onnxruntime's name
-        entries: dict[str, str] = {}
-        return SimpleNamespace(entries=entries, add_session_config_entry=entries.__setitem__)
 
     def InferenceSession(  # noqa: N802 - likewise
         self, _path: str, options: Any, *, providers: list[Any], enable_fallback: int = 1

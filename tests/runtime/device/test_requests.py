@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import threading
-from types import SimpleNamespace
 
 import pytest
 
 from histo_runtime.errors import UsageError
-from tests.runtime.device.fake_onnxruntime import CPU, CUDA, FakeRuntime, opened
+from tests.runtime.device.fake_onnxruntime import CPU, CUDA, FakeOptions, FakeRuntime, opened
 
 
 @pytest.mark.parametrize("runtime", ["works"], indirect=True)
@@ -57,7 +56,7 @@ def test_cuda_graphs_are_for_cuda_alone_and_for_who_asks(runtime: FakeRuntime) -
 @pytest.mark.parametrize("runtime", ["works"], indirect=True)
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_a_callers_session_options_are_used_as_they_are(runtime: FakeRuntime, device: str) -> None:
-    own = SimpleNamespace(intra_op_num_threads=3)
+    own = FakeOptions(intra_op_num_threads=3)
     found = opened(device, session_options=own)
     assert runtime.options == [own]
     assert vars(own) == {"intra_op_num_threads": 3}
