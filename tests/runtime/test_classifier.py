@@ -1,9 +1,7 @@
-"""`PatchClassifier` keeps the contract: one answer however a patch is given, D4 algebra, errors by name."""
+"""`PatchClassifier` keeps the contract: one answer however a patch is given, D4 algebra, bad patches by name."""
 
 from __future__ import annotations
 
-import logging
-import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from histo_runtime import PatchClassifier, Predictions
-from histo_runtime.errors import DeviceError, InputError, PatchError, UsageError
+from histo_runtime.errors import InputError, PatchError
 from tests.conftest import SIDE
 from tests.runtime.onnx_bytes import card_of, with_card
 
@@ -255,44 +253,6 @@ def test_the_batch_size_changes_no_answer(tiny: PatchClassifier, patches: np.nda
     )
 
 
-@pytest.mark.parametrize(
-    ("option", "value", "said"),
-    [
-        ("threads", 0, "threads must be 1 or more, not 0"),
-        ("threads", 1.5, "threads must be a whole number, not 1.5"),
-        ("threads", 1025, "threads must be 1024 or less, not 1025"),
-        ("batch_size", "8", "batch_size must be a whole number, not '8'"),
-        ("batch_size", -1, "batch_size must be 1 or more, not -1"),
-        ("threshold", 1.01, "threshold must lie between 0 and 1, not 1.01"),
-        ("threshold", float("nan"), "threshold must lie between 0 and 1, not nan"),
-        ("threshold", "0.5", "threshold must be a number, not '0.5'"),
-        ("device", None, "unknown device None: choose auto, cpu, cuda, cuda:N or tensorrt"),
-        (
-            "session_options",
-            {"intra_op_num_threads": 1},
-            "session_options is a dict: give an onnxruntime.SessionOptions, or a function that makes one",
-        ),
-    ],
-)
-def test_options_that_make_no_sense_are_refused_by_name(
-    tiny: PatchClassifier, option: str, value: object, said: str
-) -> None:
-    with pytest.raises(UsageError, match=f"^{re.escape(said)}$"):
-        PatchClassifier(tiny.model, **{"device": "cpu", option: value})
-
-
-@pytest.mark.parametrize(("workers", "said"), [(0, "1 or more, not 0"), (1.5, "a whole number, not 1.5")])
-def test_as_are_numbers_of_workers_before_the_first_patch_is_read(
-    tiny: PatchClassifier, patches: np.ndarray, workers: object, said: str
-) -> None:
-    with pytest.raises(UsageError, match=f"^workers must be {said}$"):
-        tiny.stream(iter(patches), workers=workers)
-
-
-def test_counts_may_be_numpys(tiny: PatchClassifier) -> None:
-    assert PatchClassifier(tiny.model, device="cpu", threads=np.int64(1), batch_size=np.int64(16)).batch_size == 16
-
-
 def test_no_patches_give_no_rows(tiny: PatchClassifier, tiny_softmax: PatchClassifier) -> None:
     for nothing in ([], np.empty((0, SIDE, SIDE, 3), np.uint8)):
         found = tiny.predict(nothing)
@@ -371,46 +331,6 @@ def test_what_is_no_patch_is_refused_in_one_line(tiny: PatchClassifier, patches:
     with pytest.raises(PatchError, match=reason) as error:
         tiny.predict(patches)
     assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("options", [{"threads": 0}, {"batch_size": -1}, {"threshold": 1.5}, {"device": "tpu"}])
-def test_a_wrong_option_is_refused_by_name(tiny: PatchClassifier, options: dict) -> None:
-    with pytest.raises(InputError, match=next(iter(options))):
-        PatchClassifier(tiny.model, **options)
-
-
-def test_a_threshold_that_is_no_number_is_refused(tiny: PatchClassifier) -> None:
-    with pytest.raises(InputError, match="threshold"):
-        PatchClassifier(tiny.model, device="cpu", threshold=float("nan"))
-
-
-def test_an_unknown_tta_or_number_of_workers_is_refused(tiny: PatchClassifier, patches: np.ndarray) -> None:
-    with pytest.raises(InputError, match="'some': choose full, adaptive, none"):
-        tiny.predict(patches, tta="some")
-    with pytest.raises(InputError, match="'some': choose full, adaptive, none"):
-        list(tiny.stream(patches, tta="some"))
-    with pytest.raises(InputError, match="workers"):
-        list(tiny.stream(patches, workers=-1))
-
-
-def test_cuda_that_was_named_and_is_not_here_raises(tiny: PatchClassifier) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
-    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        pytest.skip("this onnxruntime may have a CUDA")
-    with pytest.raises(DeviceError, match="CUDA"):
-        PatchClassifier(tiny.model, device="cuda")
-
-
-def test_auto_says_which_device_and_why_in_one_line(tiny: PatchClassifier, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "histo_runtime"):
-        classifier = PatchClassifier(tiny.model)
-    if classifier.device == "cpu":
-        assert len(caplog.records) == 1
-        assert "CPU" in caplog.records[0].getMessage()
-        assert "\n" not in caplog.records[0].getMessage()
-    else:
-        assert classifier.device == "cuda:0"
-        assert not caplog.records
 
 
 def test_a_model_in_a_folder_with_an_odd_name_opens(tiny: PatchClassifier, tmp_path: Path) -> None:
