@@ -114,3 +114,20 @@ def test_a_lock_that_is_just_being_written_is_held(tmp_path: Path, text: str) ->
 def test_alive_is_told_from_dead(dead_pid: int) -> None:
     assert is_alive(os.getpid())
     assert not is_alive(dead_pid)
+
+
+@pytest.mark.parametrize("fault", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+def test_a_lock_that_could_not_be_signed_is_not_left_behind(
+    fault: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_arguments: object) -> None:
+        raise fault
+
+    output = tmp_path / "a.csv"
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", fail)
+        with pytest.raises((KeyboardInterrupt, OutputError)), locked(output):
+            pass
+    assert list(tmp_path.iterdir()) == []
+    with locked(output):  # and nothing holds it
+        pass
