@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -15,22 +16,31 @@ from tests.conftest import DATA, names_in, started, wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT to send")
 
-TIDYING = """
+
+def slow(body: str) -> str:
+    """A program: the command `slow`, which does what the body says."""
+    return f"""
 import signal, click
+from queue import SimpleQueue
 from histo_runtime.command import HistoCommand
-from histo_runtime.program import run
+from histo_runtime.program import obey_lost, run, undisturbed
 
 @click.command("slow", cls=HistoCommand)
 def slow():
-    try:
-        signal.raise_signal(signal.SIGINT)
-    finally:
-        for again in range({again}):
-            signal.raise_signal(signal.SIGINT)
-            print("tidied", again, flush=True)
+{textwrap.indent(body, "    ")}
 
 run("slow", "__main__", "slow")
 """
+
+
+TIDYING = slow("""
+try:
+    signal.raise_signal(signal.SIGINT)
+finally:
+    for again in range({again}):
+        signal.raise_signal(signal.SIGINT)
+        print("tidied", again, flush=True)
+""")
 
 
 def run(program: str, **options: object) -> subprocess.CompletedProcess[str]:
@@ -68,20 +78,12 @@ def test_twice_while_native_threads_compute(gap: float, folder: Path, tmp_path: 
     assert names_in(tmp_path) == ["list.csv", "predictions.csv.partial"]
 
 
-NATIVE = """
-import signal, click
-from histo_runtime.command import HistoCommand
-from histo_runtime.program import run
-
-@click.command("slow", cls=HistoCommand)
-def slow():
-    try:
-        signal.raise_signal(signal.SIGINT)
-    except KeyboardInterrupt as interrupt:
-        raise {error} from interrupt
-
-run("slow", "__main__", "slow")
-"""
+NATIVE = slow("""
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt as interrupt:
+    raise {error} from interrupt
+""")
 
 
 @pytest.mark.parametrize("error", ["ImportError('initialization failed')", "OSError(5, 'failed')", "SystemExit(1)"])
@@ -90,23 +92,15 @@ def test_while_native_code_makes_another_error_of_it(error: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "slow: interrupted\n")
 
 
-SWALLOWED = """
-import signal, click
-from histo_runtime.command import HistoCommand
-from histo_runtime.program import obey_lost, run
-
-@click.command("slow", cls=HistoCommand)
-def slow():
-    obey_lost()
-    try:
-        signal.raise_signal(signal.SIGINT)
-    except KeyboardInterrupt:
-        print("as a module that does without another one", flush=True)
-    obey_lost()
-    print("goes on", flush=True)
-
-run("slow", "__main__", "slow")
-"""
+SWALLOWED = slow("""
+obey_lost()
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("as a module that does without another one", flush=True)
+obey_lost()
+print("goes on", flush=True)
+""")
 
 
 def test_where_a_module_loses_it_it_is_obeyed_behind_the_import() -> None:
@@ -140,23 +134,14 @@ def test_what_was_to_be_ignored_is_ignored(name: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "tidied 0\n", "")
 
 
-LOST = """
-import signal, click
-from queue import SimpleQueue
-from histo_runtime.command import HistoCommand
-from histo_runtime.program import run
-
+LOST = slow("""
 class Finalized:
     def __del__(self):
         signal.raise_signal(signal.{name})
 
-@click.command("slow", cls=HistoCommand)
-def slow():
-    Finalized()
-    SimpleQueue().get()
-
-run("slow", "__main__", "slow")
-"""
+Finalized()
+SimpleQueue().get()
+""")
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
@@ -165,23 +150,15 @@ def test_where_python_would_lose_it(name: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "slow: interrupted\n")
 
 
-UNDISTURBED = """
-import signal, click
-from histo_runtime.command import HistoCommand
-from histo_runtime.program import run, undisturbed
-
-@click.command("slow", cls=HistoCommand)
-def slow():
-    try:
-        with undisturbed():
-            signal.raise_signal(signal.SIGINT)
-            print("whole", flush=True)
-        print("went on", flush=True)
-    finally:
-        print("tidied", flush=True)
-
-run("slow", "__main__", "slow")
-"""
+UNDISTURBED = slow("""
+try:
+    with undisturbed():
+        signal.raise_signal(signal.SIGINT)
+        print("whole", flush=True)
+    print("went on", flush=True)
+finally:
+    print("tidied", flush=True)
+""")
 
 
 def test_while_something_must_come_to_its_end() -> None:
